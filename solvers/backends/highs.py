@@ -1,0 +1,239 @@
+"""HiGHS, through highspy's arrays: linear and mixed-integer programs, with duals, warm starts and interruption.
+
+What highspy does not do is done here: models are checked before (`program.py`), objectives are scaled so that
+its absolute tolerances are far below the smallest cost that matters, every solve runs in a fresh thread (its
+executors are per thread), and a model that was interrupted is never used again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ...specs.certificate import Stopped
+from ...specs.errors import BackendError, SolveTimeout, UnsupportedError
+from ..answer import Answer, ProgramInfeasible
+from ..control import Control, Options, run_apart
+from ..program import Floats, Program
+
+SMALLEST_COEFFICIENT = 1e-9
+"""HiGHS drops smaller coefficients without a word."""
+DUAL_TOLERANCE = 1e-10
+WHOLE = 1e-6
+"""How far from a whole number the value of an integer column may be."""
+LARGEST_COST = 2.0**10
+"""Costs are scaled (by a power of two, which is exact) to about this size."""
+
+
+class HighsBackend:
+    """HiGHS. Keeps its model between solves: one of the same structure is changed in place, and starts warm."""
+
+    name: ClassVar[str] = "highs"
+
+    def __init__(self) -> None:
+        self._model: Any = None
+        self._program: Program | None = None
+
+    def refuses(self, program: Program) -> str | None:
+        """HiGHS takes every program without tiny coefficients."""
+        if program.nonzeros and np.abs(program.coefficients).min() <= SMALLEST_COEFFICIENT:
+            return f"a coefficient is below {SMALLEST_COEFFICIENT:g}, which HiGHS would drop; scale the spec's numbers"
+        return None
+
+    def solve(self, program: Program, options: Options, control: Control) -> Answer:
+        """The optimum, or the best found within the limits. Raises as `Backend` says."""
+        if (reason := self.refuses(program)) is not None:
+            raise UnsupportedError(reason)
+        if program.columns == 0:
+            return _without_columns(program, self._label(False))
+        if program.integral:
+            # Presolve takes tens of seconds on a budget row over many chains of columns, the simplex half of one.
+            answer = self._run(program.relaxed(), options, control, presolve=False)
+            apart = np.abs(answer.values - np.rint(answer.values))[program.integer]
+            if apart.max(initial=0.0) < WHOLE:
+                answer.values[program.integer] = np.rint(answer.values[program.integer])
+                return replace(answer, program=program)
+        return self._run(program, options, control)
+
+    def _run(self, program: Program, options: Options, control: Control, presolve: bool = True) -> Answer:
+        scale = _scale(program.cost)
+        model = self._prepared(program, scale)
+        stop = {"now": False}
+        _watch(model, stop, control, scale, program)
+        self._set_options(model, program, options, control)
+        _check(model.setOptionValue("presolve", "choose" if presolve else "off"), "option presolve")
+
+        def cancel() -> None:
+            stop["now"] = True
+
+        try:
+            status = run_apart(model.run, cancel, control)
+            return self._answer(model, program, scale, status, control)
+        except BaseException:
+            self._model = None
+            raise
+        finally:
+            if stop["now"]:
+                self._model = None  # an interrupt is sticky: the next solve takes a new model
+
+    def _prepared(self, program: Program, scale: float) -> Any:
+        """A HiGHS object that holds the program: the last one with its numbers changed, or a new one."""
+        import highspy
+
+        last = self._program
+        if self._model is not None and last is not None and _same_structure(last, program):
+            model = self._model
+            _unwatch(model)
+            every = np.arange(program.columns, dtype=np.int32)
+            model.changeColsCost(program.columns, every, program.cost * scale)
+            model.changeColsBounds(program.columns, every, program.lower, program.upper)
+            if program.height:
+                every = np.arange(program.height, dtype=np.int32)
+                model.changeRowsBounds(program.height, every, program.row_lower, program.row_upper)
+        else:
+            model = highspy.Highs()
+            model.silent()
+            _pass(model, program, scale)
+            if self._model is not None and last is not None:
+                _carry_over(self._model, model, last, program)
+        self._model, self._program = model, program
+        return model
+
+    def _set_options(self, model: Any, program: Program, options: Options, control: Control) -> None:
+        gap = options.asked_gap(program.gap)
+        for name, value in (
+            ("threads", options.threads),
+            ("random_seed", options.seed),
+            ("mip_rel_gap", gap),
+            ("mip_abs_gap", 0.0),
+            ("primal_feasibility_tolerance", 1e-9),
+            ("dual_feasibility_tolerance", DUAL_TOLERANCE),
+            ("time_limit", min(control.remaining, 1e30) + model.getRunTime()),
+        ):
+            _check(model.setOptionValue(name, value), f"option {name} = {value}")
+
+    def _answer(self, model: Any, program: Program, scale: float, status: Any, control: Control) -> Answer:
+        import highspy
+
+        if status == highspy.HighsStatus.kError:
+            raise BackendError(f"HiGHS failed: {model.modelStatusToString(model.getModelStatus())}")
+        outcome, kinds = model.getModelStatus(), highspy.HighsModelStatus
+        if outcome in (kinds.kInfeasible, kinds.kUnboundedOrInfeasible):
+            raise ProgramInfeasible("HiGHS proved the program infeasible")
+        stopped: Stopped = "solved"
+        if outcome != kinds.kOptimal:
+            if outcome not in (kinds.kTimeLimit, kinds.kInterrupt):
+                raise BackendError(f"HiGHS stopped without an answer: {model.modelStatusToString(outcome)}")
+            stopped = control.why_stopped()
+        info, search = model.getInfo(), bool(program.integer.any())
+        if info.primal_solution_status != highspy.kSolutionStatusFeasible:
+            raise SolveTimeout(f"no feasible plan was found within {control.seconds:.3g} s ({stopped})")
+        solution = model.getSolution()
+        values = np.asarray(solution.col_value, dtype=np.float64)
+        values[program.integer] = np.rint(values[program.integer])
+        objective = math.fsum(program.cost * values) + program.offset
+        if search:
+            bound = info.mip_dual_bound / scale + program.offset
+            if stopped == "solved" and info.mip_gap > 0 and abs(objective - bound) > 1e-6 * max(abs(objective), 1e-9):
+                stopped = "gap"
+        else:
+            bound = objective if stopped == "solved" else -math.inf if program.sense == "minimise" else math.inf
+        duals = None if search or not solution.dual_valid else np.asarray(solution.row_dual, dtype=np.float64) / scale
+        return Answer(program, values, objective, bound, stopped, self._label(search), duals)
+
+    def _label(self, search: bool) -> str:
+        import highspy
+
+        version = f"{highspy.HIGHS_VERSION_MAJOR}.{highspy.HIGHS_VERSION_MINOR}.{highspy.HIGHS_VERSION_PATCH}"
+        return f"HiGHS {version} {'branch and bound' if search else 'simplex'}"
+
+
+def _without_columns(program: Program, label: str) -> Answer:
+    """The answer to a program with nothing to decide, which HiGHS does not care to give."""
+    if (program.row_lower > 0).any() or (program.row_upper < 0).any():
+        raise ProgramInfeasible("nothing can be decided, and something is demanded")
+    return Answer(program, np.zeros(0), program.offset, program.offset, "solved", label, np.zeros(program.height))
+
+
+def _scale(cost: Floats) -> float:
+    largest = float(np.abs(cost).max(initial=0.0))
+    return 2.0 ** round(math.log2(LARGEST_COST / largest)) if largest > 0 else 1.0
+
+
+def _pass(model: Any, program: Program, scale: float) -> None:
+    import highspy
+
+    sense = highspy.ObjSense.kMinimize if program.sense == "minimise" else highspy.ObjSense.kMaximize
+    status = model.passModel(
+        program.columns,
+        program.height,
+        program.nonzeros,
+        int(highspy.MatrixFormat.kColwise),
+        int(sense),
+        0.0,
+        program.cost * scale,
+        program.lower,
+        program.upper,
+        program.row_lower,
+        program.row_upper,
+        program.starts[:-1].astype(np.int32),
+        program.rows.astype(np.int32),
+        program.coefficients,
+        program.integer.astype(np.int32),
+    )
+    _check(status, "passing the model")
+
+
+def _check(status: Any, what: str) -> None:
+    import highspy
+
+    if status != highspy.HighsStatus.kOk:
+        raise BackendError(f"HiGHS answered {status} to {what}")
+
+
+def _watch(model: Any, stop: dict[str, bool], control: Control, scale: float, program: Program) -> None:
+    """Let a running model see the stop button, and report its incumbents and bounds."""
+
+    def interrupt(event: Any) -> None:
+        if stop["now"]:
+            event.interrupt()
+
+    def report(event: Any) -> None:
+        found, proven = event.data_out.mip_primal_bound, event.data_out.mip_dual_bound
+        control.report(*(v / scale + program.offset if abs(v) < 1e30 else None for v in (found, proven)))
+
+    model.cbSimplexInterrupt += interrupt
+    model.cbIpmInterrupt += interrupt
+    model.cbMipInterrupt += interrupt
+    if program.integer.any():
+        model.cbMipLogging += report
+
+
+def _unwatch(model: Any) -> None:
+    model.clearCallbacks()
+
+
+def _same_structure(one: Program, other: Program) -> bool:
+    return (
+        one.sense == other.sense
+        and np.array_equal(one.starts, other.starts)
+        and np.array_equal(one.rows, other.rows)
+        and np.array_equal(one.coefficients, other.coefficients)
+        and np.array_equal(one.integer, other.integer)
+        and one.height == other.height
+    )
+
+
+def _carry_over(old: Any, new: Any, last: Program, program: Program) -> None:
+    """Start a new model from the last one's basis or solution, where they have the same shape."""
+    if (last.columns, last.height) != (program.columns, program.height):
+        return
+    if program.integer.any():
+        values = np.asarray(old.getSolution().col_value, dtype=np.float64)
+        if len(values) == program.columns:
+            new.setSolution(program.columns, np.arange(program.columns, dtype=np.int32), values)
+    elif old.getBasis().valid:
+        new.setBasis(old.getBasis())

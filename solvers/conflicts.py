@@ -1,0 +1,107 @@
+"""Why a program has no solution: a minimal set of the spec's fields that clash, and how far each must give way.
+
+A field is relaxed by freeing every bound that comes from it. Fields are dropped one by one as long as the rest
+still clashes (the deletion filter of Chinneck and Dravnieks, 1991), which leaves a minimal set; then, for each
+of its fields, one elastic program finds the least uniform shift of its bounds that makes everything fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import numpy as np
+
+from ..specs.errors import SolveTimeout
+from .answer import ProgramInfeasible
+from .backends.highs import HighsBackend
+from .control import Control, Options
+from .formulation import Conflict, Shift
+from .program import Block, Builder, Floats, Program
+
+TIME_LIMIT = 10.0
+"""Seconds for one probe. An undecided one counts as feasible: the set may then not be minimal, but it is true."""
+
+
+def find_conflict(program: Program) -> Conflict:
+    """The conflict in an infeasible program."""
+    fields = list(
+        dict.fromkeys(
+            name
+            for block in (*program.column_blocks, *program.row_blocks)
+            for name in (block.lower_field, block.upper_field)
+            if name is not None
+        )
+    )
+    core = list(fields)
+    for name in fields:
+        rest = [other for other in core if other != name]
+        if not _feasible(_relaxed(program, set(fields) - set(rest))):
+            core = rest
+    shifts = {name: shift for name in core if (shift := _least_shift(program, name)) is not None}
+    return Conflict(tuple(core), shifts)
+
+
+def _feasible(program: Program) -> bool:
+    try:
+        _solve(program)
+    except ProgramInfeasible:
+        return False
+    except SolveTimeout:
+        return True
+    return True
+
+
+def _solve(program: Program) -> Floats:
+    return HighsBackend().solve(program, Options(), Control(TIME_LIMIT)).values
+
+
+def _relaxed(program: Program, fields: Collection[str]) -> Program:
+    """The constraints of a program without the bounds that come from some fields, and without objective."""
+
+    def freed(blocks: tuple[Block, ...], lower: Floats, upper: Floats) -> tuple[Floats, Floats]:
+        lower, upper = lower.copy(), upper.copy()
+        for block in blocks:
+            if block.lower_field in fields:
+                lower[block.slice] = -np.inf
+            if block.upper_field in fields:
+                upper[block.slice] = np.inf
+        return lower, upper
+
+    lower, upper = freed(program.column_blocks, program.lower, program.upper)
+    row_lower, row_upper = freed(program.row_blocks, program.row_lower, program.row_upper)
+    bare = program.aimed("minimise", np.zeros(program.columns))
+    return replace(bare, lower=lower, upper=upper, row_lower=row_lower, row_upper=row_upper)
+
+
+def _least_shift(program: Program, field: str) -> Shift | None:
+    """By how much the bounds of one field must give way, all by the same amount; None if that cannot help."""
+    whole = bool(program.integer.any())
+    builder = Builder("minimise")
+    columns = builder.columns("column", program.columns)
+    rows = builder.rows("row", program.height)
+    builder.entries(program.rows, columns[program.entry_columns()], program.coefficients)
+    down, up = builder.columns("shift", 2, cost=1.0, integer=whole)
+    bounds = builder.rows("bound", program.columns)
+    builder.entries(bounds, columns, 1.0)
+    for first, blocks in ((rows, program.row_blocks), (bounds, program.column_blocks)):
+        for block in blocks:
+            if block.lower_field == field:
+                builder.entries(first[block.slice], down, 1.0)
+            if block.upper_field == field:
+                builder.entries(first[block.slice], up, -1.0)
+    elastic = builder.build()
+    free = np.full(program.columns, np.inf)
+    elastic = replace(
+        elastic,
+        lower=np.concatenate([-free, [0.0, 0.0]]),
+        upper=np.concatenate([free, [np.inf, np.inf]]),
+        integer=np.concatenate([program.integer, [whole, whole]]),
+        row_lower=np.concatenate([program.row_lower, program.lower]),
+        row_upper=np.concatenate([program.row_upper, program.upper]),
+    )
+    try:
+        lower, upper = _solve(elastic)[-2:].tolist()
+    except (ProgramInfeasible, SolveTimeout):
+        return None
+    return Shift(lower, upper)

@@ -1,0 +1,148 @@
+"""What a solve is allowed and how it is watched: the options, the deadline, progress, and the stop button."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar
+
+from ..specs.certificate import Stopped
+from ..specs.errors import BackendError, SolveTimeout, UnsupportedError
+
+T = TypeVar("T")
+
+Method = Literal["auto", "exact", "fast"]
+
+POLL = 0.02
+"""Seconds between two looks at the deadline and the watcher while a backend runs."""
+GRACE = 5.0
+"""Seconds that a backend has to stop after it was told to, before it is given up."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to solve. Times in seconds; `gap` is relative, None for the method's own."""
+
+    method: Method = "auto"
+    backend: str | None = None
+    time_limit: float | None = None
+    gap: float | None = None
+    seed: int = 0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.method not in ("auto", "exact", "fast"):
+            raise UnsupportedError(f"method: must be 'auto', 'exact' or 'fast', got {self.method!r}")
+        _finite("time_limit", self.time_limit)
+        _finite("gap", self.gap)
+        for name, value, least in (("seed", self.seed, 0), ("threads", self.threads, 1)):
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
+                raise UnsupportedError(f"{name}: must be a whole number, at least {least}, got {value!r}")
+
+    def asked_gap(self, default: float) -> float:
+        """The relative gap to stop at, where `default` is what `auto` asks for."""
+        if self.gap is not None:
+            return self.gap
+        return 0.0 if self.method == "exact" else default
+
+
+def _finite(name: str, value: float | None) -> None:
+    if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+        raise UnsupportedError(f"{name}: must be a number, at least 0, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a running solve stands. Objective and bound are None until there is one."""
+
+    seconds: float
+    objective: float | None = None
+    bound: float | None = None
+    stage: str = ""
+
+
+Watcher = Callable[[Progress], object]
+"""Called about 50 times a second while a backend runs; returning False stops the solve."""
+
+
+@dataclass
+class Control:
+    """Deadline, watcher and stop button of one solve, shared by all its stages."""
+
+    time_limit: float | None = None
+    watch: Watcher | None = None
+    stage: str = ""
+    started: float = field(default_factory=time.perf_counter)
+    interrupted: bool = False
+    _objective: float | None = None
+    _bound: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the solve began."""
+        return time.perf_counter() - self.started
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the deadline; infinite without one."""
+        return math.inf if self.time_limit is None else max(self.time_limit - self.seconds, 0.0)
+
+    def report(self, objective: float | None, bound: float | None) -> None:
+        """What a backend knows so far; may be called from its own thread."""
+        self._objective, self._bound = objective, bound
+
+    def look(self) -> bool:
+        """Show the watcher where the solve stands. True if the solve is to stop now."""
+        if self.watch is not None and not self.interrupted:
+            progress = Progress(self.seconds, self._objective, self._bound, self.stage)
+            self.interrupted = self.watch(progress) is False
+        return self.interrupted or self.remaining <= 0
+
+    def why_stopped(self) -> Stopped:
+        """What ended a solve that was not finished."""
+        return "interrupted" if self.interrupted else "time limit"
+
+
+class Cancel(Protocol):
+    """Tells a running backend to stop soon; returns at once."""
+
+    def __call__(self) -> None: ...
+
+
+def run_apart(work: Callable[[], T], cancel: Cancel, control: Control) -> T:
+    """Run a backend's blocking call in a thread of its own, and stop it when the deadline or the watcher says.
+
+    A thread per call also keeps two solves apart: HiGHS sizes its executor per thread. A backend that does not
+    stop within the grace is abandoned with its (daemon) thread, and `SolveTimeout` is raised.
+    """
+    finished = threading.Event()
+    outcome: list[Any] = []
+
+    def target() -> None:
+        try:
+            outcome.append((work(), None))
+        except BaseException as error:
+            outcome.append((None, error))
+        finally:
+            finished.set()
+
+    threading.Thread(target=target, daemon=True, name="equipoise-backend").start()
+    stop_at: float | None = None
+    try:
+        while not finished.wait(POLL):
+            if stop_at is None and control.look():
+                cancel()
+                stop_at = time.perf_counter() + GRACE
+            if stop_at is not None and time.perf_counter() > stop_at:
+                raise SolveTimeout(f"the backend did not stop within {GRACE:g} s of being told to")
+    except BaseException:
+        cancel()
+        finished.wait(GRACE)
+        raise
+    result, error = outcome[0]
+    if error is not None:
+        raise error if isinstance(error, Exception) else BackendError(f"the backend died: {error!r}")
+    return result

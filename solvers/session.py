@@ -1,0 +1,62 @@
+"""A task that is solved again and again while it changes a little: the embedded way to use Equipoise."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from ..specs.errors import EquipoiseError
+from ..specs.spec import Plan, Spec
+from .control import Method, Options
+from .solve import Solver
+
+P = TypeVar("P", bound=Plan)
+
+
+class Session(Generic[P]):
+    """A spec kept warm: each `step` changes some of its fields and solves again.
+
+    What is kept between steps is the backend's model: one of the same structure is changed in place and starts
+    from the last basis or plan. A session belongs to one thread at a time.
+    """
+
+    def __init__(self, spec: Spec[P], options: Options) -> None:
+        self.spec = spec
+        self._solver: Solver | None = Solver(options)
+
+    def step(self, **changes: Any) -> P:
+        """Replace some fields of the spec, whole tables included, and solve.
+
+        Raises as `solve` does, and `SpecError` for a bad change; the spec then stays as it was.
+        """
+        if self._solver is None:
+            raise EquipoiseError("the session is closed")
+        spec = self.spec.replace(**changes) if changes else self.spec
+        plan = self._solver.solve(spec)
+        self.spec = spec
+        return plan
+
+    def close(self) -> None:
+        """Let the warm state go. Further steps raise."""
+        self._solver = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def session(
+    spec: Spec[P],
+    method: Method = "auto",
+    backend: str | None = None,
+    time_limit: float | None = None,
+    gap: float | None = None,
+    seed: int = 0,
+    threads: int = 1,
+) -> Session[P]:
+    """A warm session on a spec; options as in `solve`, the time limit for each step."""
+    return Session(spec, Options(method, backend, time_limit, gap, seed, threads))

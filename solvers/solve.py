@@ -1,0 +1,118 @@
+"""From a spec to a plan with a certificate: compile, solve, interpret, judge.
+
+The answer is held against the spec's own rules before it leaves; a solver's word is not enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+from ..specs.certificate import OPTIMAL_GAP, Certificate, Status
+from ..specs.errors import BackendError, InfeasibleError, UnsupportedError
+from ..specs.spec import Plan, Spec
+from .answer import Answer, Backend, ProgramInfeasible
+from .backends import backend_for
+from .conflicts import find_conflict
+from .control import Control, Method, Options, Watcher
+from .formulation import Evidence, Formulation, formulation
+from .program import Program
+
+P = TypeVar("P", bound=Plan)
+
+
+def solve(
+    spec: Spec[P],
+    method: Method = "auto",
+    backend: str | None = None,
+    time_limit: float | None = None,
+    gap: float | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    watch: Watcher | None = None,
+) -> P:
+    """The best plan for a spec, with a certificate of how good it is.
+
+    method: `exact` asks for a gap of 0; `auto` for the gap that suits the kind (0 where that is cheap, 1e-3
+        where it takes a search).
+    backend: `highs`, `flow` or `pyomo:SOLVER`; None chooses by the program.
+    time_limit: seconds; with a plan in hand when they are over, the answer is that plan and its gap.
+    gap: relative gap at which to stop, instead of the method's own.
+    watch: called with a `Progress` while a backend runs; returning False stops with the best plan so far.
+
+    Raises `InfeasibleError`, `SolveTimeout` (no plan in time), `UnsupportedError` and `BackendError`.
+    """
+    return Solver(Options(method, backend, time_limit, gap, seed, threads)).solve(spec, watch)
+
+
+class Solver:
+    """Answers one spec after the other under the same options, and keeps its backends warm in between."""
+
+    def __init__(self, options: Options) -> None:
+        if options.method == "fast":
+            raise UnsupportedError("method 'fast' is not available yet; use 'auto' or 'exact'")
+        self.options = options
+        self._backends: dict[str, Backend] = {}
+
+    def solve(self, spec: Spec[P], watch: Watcher | None = None) -> P:
+        """The best plan for a spec. Raises as `solve` does."""
+        control = Control(self.options.time_limit, watch)
+        form = formulation(spec)
+        program = form.formulate()
+        backend = backend_for(program, self.options.backend, self._backends)
+        try:
+            answer = self._settle(program, backend, control)
+        except ProgramInfeasible:
+            raise _infeasible(form, program) from None
+        plan = form.interpret(answer)
+        return self._certified(spec, plan, form.prove(plan, answer), answer, control)
+
+    def _settle(self, program: Program, backend: Backend, control: Control) -> Answer:
+        """The answer to a program, its goals settled one after the other first."""
+        answers: list[Answer] = []
+        for goal in program.goals:
+            control.stage = goal.name
+            aimed = replace(program, gap=0.0).aimed(goal.sense, goal.cost)
+            answers.append(backend.solve(aimed, self.options, control))
+            program = program.settled(goal, answers[-1].objective)
+        control.stage = ""
+        return replace(backend.solve(replace(program, goals=()), self.options, control), goals=tuple(answers))
+
+    def _certified(self, spec: Spec[P], plan: P, evidence: Evidence, answer: Answer, control: Control) -> P:
+        broken = list(spec.rules(plan))
+        if broken:
+            raise BackendError(f"{answer.backend} gave an answer that breaks the spec: {broken[0]}")
+        gap = spec.gap(plan, evidence.objective, evidence.bound)
+        unfinished = [part.stopped for part in (*answer.goals, answer) if part.stopped != "solved"]
+        stopped = unfinished[0] if unfinished else "solved"
+        proven = gap <= OPTIMAL_GAP if evidence.proof != "search" else stopped == "solved"
+        status: Status = "optimal" if proven else "feasible"
+        how = "exact" if self.options.asked_gap(answer.program.gap) == 0 else "auto"
+        return plan.with_certificate(
+            Certificate(
+                status=status,
+                sense=spec.sense,
+                objective=evidence.objective,
+                bound=evidence.bound,
+                gap=gap,
+                violation=0.0,
+                proof=evidence.proof,
+                method=f"{how}: {answer.backend}",
+                seconds=control.seconds,
+                stopped=stopped,
+                backend=answer.backend,
+                seed=self.options.seed,
+                threads=self.options.threads,
+                time_limit=self.options.time_limit,
+                gap_asked=self.options.asked_gap(answer.program.gap),
+                versions={"equipoise": version("equipoise")},
+                notes=(*answer.notes, *evidence.notes),
+            )
+        )
+
+
+def _infeasible(form: Formulation[Any, Any], program: Program) -> InfeasibleError:
+    conflict = find_conflict(program)
+    explanation = form.explain(conflict)
+    return InfeasibleError(explanation.message, conflict.fields, explanation.change)

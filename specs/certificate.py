@@ -1,0 +1,72 @@
+"""How good an answer is, and why to believe it."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+
+Status = Literal["optimal", "feasible"]
+Proof = Literal["dual", "threshold", "search"]
+Sense = Literal["maximise", "minimise"]
+Stopped = Literal["solved", "gap", "time limit", "interrupted"]
+
+OPTIMAL_GAP = 1e-9
+"""The largest relative gap of an answer that calls itself optimal by a dual or threshold proof."""
+
+# JSON has no infinity: a bound that nothing is known about travels as a string.
+Extended = Annotated[
+    float,
+    BeforeValidator(lambda value: float(value) if value in ("inf", "-inf") else value),
+    PlainSerializer(lambda value: value if math.isfinite(value) else str(value), when_used="json"),
+]
+
+
+class Certificate(BaseModel):
+    """Objective, bound and gap of a plan, how they were found, and what is needed to find them again.
+
+    objective: what the plan achieves, in the units of the spec's objective.
+    bound: what no plan can beat.
+    gap: |objective − bound| / |objective| (see `docs/certificates.md` for the two exceptions).
+    violation: the largest amount by which a rule is broken; 0 in every answer of `solve`.
+    proof: why to believe the bound. `dual` and `threshold` are proved again by `check`; `search` is the
+        branch and bound of the backend named.
+    method: the method and the backend that ran, with version.
+    stopped: what ended the solve: `solved`, or a limit (`gap`, `time limit`, `interrupted`).
+    notes: whatever else a user should know: a retry, a relaxed tolerance, rounded data.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    status: Status
+    sense: Sense
+    objective: float
+    bound: Extended
+    gap: Extended
+    violation: float
+    proof: Proof
+    method: str
+    seconds: float
+    stopped: Stopped = "solved"
+    backend: str
+    seed: int
+    threads: int
+    time_limit: float | None = None
+    gap_asked: float
+    spec_digest: str | None = None
+    versions: dict[str, str] = {}
+    notes: tuple[str, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """As JSON carries it."""
+        return self.model_dump(mode="json", exclude_defaults=False)
+
+
+def relative_gap(objective: float, bound: float, scale: float | None = None) -> float:
+    """|objective − bound| / |scale|, where the scale is the objective unless given; 0/0 is 0."""
+    difference = abs(objective - bound)
+    if difference == 0:
+        return 0.0
+    over = abs(objective if scale is None else scale)
+    return difference / over if over > 0 else math.inf

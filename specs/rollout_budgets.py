@@ -1,0 +1,465 @@
+"""How many rollouts each prompt gets in one step of reinforcement learning.
+
+Sources: Knapsack RL (arXiv 2509.25849) for the value of a rollout; its expectation under a Beta belief for
+`posterior`; GVM-RAFT (arXiv 2505.02391) and VIP (arXiv 2602.01601) for the variance objectives; Neyman (1934).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, model_validator
+
+from .arrays import Amounts, Counts, Floats, Integers, Matrix, PositiveAmounts, Rates, Reals
+from .errors import Fault, SpecError
+from .exact import exact, exact_dot
+from .scalars import Amount, Count, Fraction, PositiveAmount, PositiveCount, Real
+from .spec import Broken, Plan, Spec, above, below, differs, misshapen
+from .tables import Labels, Names, Table
+
+Value = Literal["posterior", "knapsack_rl", "neyman", "gvm", "vip", "table"]
+
+GVM_ALPHA, GVM_BETA = 1e-3, 2.0
+LARGEST_TABLE = 2**26
+"""Prompts × counts that a task may have (half a gigabyte of values)."""
+
+
+class Prompts(Table):
+    """The prompts of one step, a row each."""
+
+    success_rate: Rates | None = None
+    """Probability that a rollout is rewarded. Either this, or successes and trials."""
+    successes: Counts | None = None
+    """Rewarded rollouts so far."""
+    trials: Counts | None = None
+    """Rollouts so far."""
+    tokens: PositiveAmounts | None = None
+    """Expected tokens of one rollout; used with `token_budget`."""
+    group: Labels | None = None
+    """Name of the group that a prompt belongs to, such as its data set."""
+    gradient_norm: Amounts | None = None
+    """Norm of the prompt's gradient, for `neyman`, `gvm` and `vip`; 1 if absent."""
+    drawn: Counts | None = None
+    """Rollouts of this very step that are already there."""
+    drawn_successes: Counts | None = None
+    """How many of those were rewarded."""
+
+
+class Groups(Table):
+    """Bounds on the rollouts of whole groups of prompts."""
+
+    name: Names
+    least: Counts | None = None
+    """Rollouts of the group together, at least."""
+    most: Counts | None = None
+    """Rollouts of the group together, at most."""
+
+
+class Beta(BaseModel):
+    """A Beta distribution over success rates."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    alpha: PositiveAmount
+    beta: PositiveAmount
+
+
+def _prior_form(value: Any) -> str:
+    return "~fit" if isinstance(value, str) else "~beta"
+
+
+class RolloutPlan(Plan):
+    """Rollouts per prompt.
+
+    rollouts: (prompts,) whole numbers, those already drawn included.
+    price: the best marginal value per unit of budget that was not taken; 0 if none was left.
+    group_price: (groups,) what a unit of budget costs each group beyond `price`; only where groups bind.
+    expected_gradient_share: share of the rollouts expected in groups with both outcomes, which have a gradient.
+    prior: alpha and beta of the belief that the histories were weighed with, given or fitted; `posterior` only.
+    """
+
+    kind: Literal["rollout_budgets"] = "rollout_budgets"
+    rollouts: Counts
+    price: Real
+    group_price: Reals | None = None
+    expected_gradient_share: Fraction | None = None
+    prior: Beta | None = None
+
+
+class RolloutBudgets(Spec[RolloutPlan]):
+    """How many rollouts each prompt gets in one step of reinforcement learning.
+
+    Maximise Σ value(n_i) over prompts i, with Σ n_i = total (or Σ tokens_i·n_i ≤ token_budget),
+    least ≤ n_i ≤ most, n_i a multiple of `multiple_of` and at least what is already drawn.
+    """
+
+    kind: Literal["rollout_budgets"] = "rollout_budgets"
+    prompts: Prompts
+    total: Count | None = None
+    """Rollouts in the step, exactly; or"""
+    token_budget: Amount | None = None
+    """tokens in the step, at most."""
+    least: Count = 2
+    """Rollouts per prompt, at least."""
+    most: PositiveCount = 128
+    """Rollouts per prompt, at most."""
+    multiple_of: PositiveCount = 1
+    """Every count of rollouts is a multiple of this: `least` is rounded up, `most` down."""
+    value: Value = "posterior"
+    """What a prompt's rollouts are worth together."""
+    prior: Annotated[
+        Annotated[Literal["fit"], Tag("~fit")] | Annotated[Beta, Tag("~beta")], Discriminator(_prior_form)
+    ] = "fit"
+    """Belief about success rates before any history: fitted to the batch's own history, or given."""
+    table: Matrix | None = None
+    """(prompts × counts) value of n rollouts in column n, from 0 to `most`; for `value: table`."""
+    groups: Groups | None = None
+    """Bounds on the rollouts of whole groups."""
+
+    sense = "maximise"
+    unit = "expected gradient value"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RolloutBudgets:
+        prompts = self.prompts
+        if (self.total is None) == (self.token_budget is None):
+            raise Fault("give exactly one of {total} (rollouts) and {token_budget} (tokens)", "total")
+        if self.token_budget is not None and prompts.tokens is None:
+            raise Fault("{token_budget} needs {prompts.tokens}, the expected tokens of a rollout", "token_budget")
+        if len(self.prompts) * (self.most + 1) > LARGEST_TABLE:
+            limit = LARGEST_TABLE // len(self.prompts) - 1
+            raise Fault(f"must be at most {limit} for {len(self.prompts)} prompts, got {self.most}", "most")
+        if self.least > self.most:
+            raise Fault(f"must be at most {{most}} ({self.most}), got {self.least}", "least")
+        self._check_histories()
+        self._check_values()
+        self._check_groups()
+        return self
+
+    def _check_histories(self) -> None:
+        prompts = self.prompts
+        if (prompts.successes is None) != (prompts.trials is None):
+            there = "trials" if prompts.successes is None else "successes"
+            raise Fault(f"{{prompts.successes}} and {{prompts.trials}} go together, only {there} is given", "prompts")
+        if self.value != "table" and (prompts.success_rate is None) == (prompts.successes is None):
+            raise Fault("give exactly one of success_rate, and successes with trials", "prompts")
+        _at_most(prompts.successes, prompts.trials, "successes", "trials")
+        if (prompts.drawn is None) != (prompts.drawn_successes is None):
+            raise Fault("{prompts.drawn} and {prompts.drawn_successes} go together", "prompts")
+        _at_most(prompts.drawn_successes, prompts.drawn, "drawn_successes", "drawn")
+        if prompts.drawn is not None:
+            if self.value not in ("posterior", "knapsack_rl"):
+                raise Fault(
+                    f"applies to the values 'posterior' and 'knapsack_rl', not to {self.value!r}",
+                    "prompts",
+                    "drawn",
+                )
+            if (over := np.flatnonzero(prompts.drawn > self.most)).size:
+                row = int(over[0])
+                raise Fault(
+                    f"must be at most {{most}} ({self.most}), got {prompts.drawn[row]}",
+                    "prompts",
+                    "drawn",
+                    row,
+                )
+
+    def _check_values(self) -> None:
+        if self.value == "posterior" and self.prompts.success_rate is not None:
+            raise Fault(
+                "'posterior' weighs histories (successes and trials); with success_rate use another value, "
+                "such as 'knapsack_rl'",
+                "value",
+            )
+        if self.value in ("neyman", "gvm", "vip") and self.least < 1:
+            raise Fault(f"must be at least 1 with the value {self.value!r}, whose variance is infinite at 0", "least")
+        if (self.value == "table") != (self.table is not None):
+            raise Fault("{table} and `value: table` go together", "table")
+        if self.table is not None and self.table.shape != (len(self.prompts), self.most + 1):
+            raise Fault(
+                f"must have a row per prompt and columns 0 to {{most}}, that is {len(self.prompts)} × {self.most + 1}, "
+                f"got {' × '.join(map(str, self.table.shape))}",
+                "table",
+            )
+
+    def _check_groups(self) -> None:
+        if self.groups is None:
+            return
+        if self.prompts.group is None:
+            raise Fault("{groups} needs {prompts.group}, the group of each prompt", "groups")
+        for row, name in enumerate(self.prompts.group):
+            if name not in self.groups.name:
+                raise Fault(f"must be one of {', '.join(self.groups.name)}, got {name!r}", "prompts", "group", row)
+        if self.groups.least is not None and self.groups.most is not None:
+            _at_most(self.groups.least, self.groups.most, "least", "most", "groups")
+
+    def rules(self, plan: RolloutPlan) -> Iterator[Broken]:
+        """Counts per prompt, multiples, the budget, the groups, and what the plan reports of itself."""
+        rollouts, prompts = plan.rollouts, self.prompts
+        yield from (wrong := list(misshapen("rollouts", rollouts, (len(prompts),))))
+        if wrong:
+            return
+        drawn = np.zeros(len(prompts), np.int64) if prompts.drawn is None else prompts.drawn
+        yield from below("least", "rollouts", rollouts, np.maximum(drawn, self.least))
+        yield from above("most", "rollouts", rollouts, self.most)
+        for row in np.flatnonzero(rollouts % self.multiple_of).tolist():
+            message = f"is {rollouts[row]}, must be a multiple of {self.multiple_of}"
+            yield Broken("multiple_of", ("rollouts", row), int(rollouts[row] % self.multiple_of), message)
+        if self.total is not None and (spent := int(rollouts.sum())) != self.total:
+            yield Broken("total", ("rollouts",), abs(spent - self.total), f"sum to {spent}, must sum to {self.total}")
+        if self.token_budget is not None and prompts.tokens is not None:
+            spent, budget = exact_dot(prompts.tokens, rollouts), exact(self.token_budget)
+            if spent > budget:
+                message = f"take {float(spent):.10g} tokens, and {float(budget):.10g} are there"
+                yield Broken("token_budget", ("rollouts",), float(spent - budget), message)
+        yield from self._group_rules(rollouts)
+        yield from self._report_rules(plan)
+
+    def _group_rules(self, rollouts: Integers) -> Iterator[Broken]:
+        if self.groups is None:
+            return
+        given = np.bincount(self.membership(), weights=rollouts, minlength=len(self.groups))
+        if self.groups.least is not None:
+            for row in np.flatnonzero(given < self.groups.least).tolist():
+                message = f"of group {self.groups.name[row]!r} sum to {given[row]:g}, at least {self.groups.least[row]}"
+                yield Broken("groups.least", ("rollouts",), float(self.groups.least[row] - given[row]), message)
+        if self.groups.most is not None:
+            for row in np.flatnonzero(given > self.groups.most).tolist():
+                message = f"of group {self.groups.name[row]!r} sum to {given[row]:g}, at most {self.groups.most[row]}"
+                yield Broken("groups.most", ("rollouts",), float(given[row] - self.groups.most[row]), message)
+
+    def _report_rules(self, plan: RolloutPlan) -> Iterator[Broken]:
+        if isinstance(self.prior, Beta) and plan.prior is not None and plan.prior != self.prior:
+            yield Broken("prior", ("prior",), math.inf, "is not the prior that the spec gives")
+        if self.uses_prior and plan.prior is None:
+            yield Broken("prior", ("prior",), math.inf, "is missing: the histories were weighed with one")
+            return
+        worth = self._worth(plan.prior)
+        price, group_price = self._prices(worth, plan.rollouts)
+        yield from differs("price", "price", np.array([plan.price]), np.array([price]))
+        if (plan.group_price is None) != (group_price is None):
+            yield Broken("group_price", ("group_price",), math.inf, "is there exactly if the spec has groups")
+        elif plan.group_price is not None and group_price is not None:
+            yield from misshapen("group_price", plan.group_price, group_price.shape)
+            if plan.group_price.shape == group_price.shape:
+                yield from differs("group_price", "group_price", plan.group_price, group_price)
+        share = self._gradient_share(plan)
+        if (share is None) != (plan.expected_gradient_share is None):
+            yield Broken(
+                "expected_gradient_share",
+                ("expected_gradient_share",),
+                1.0,
+                "needs success rates or histories",
+            )
+        elif share is not None:
+            got = np.array([plan.expected_gradient_share])
+            yield from differs("expected_gradient_share", "expected_gradient_share", got, np.array([share]))
+
+    def objective(self, plan: RolloutPlan) -> float:
+        """Σ value(n_i)."""
+        worth = self._worth(plan.prior)
+        return math.fsum(worth[np.arange(len(worth)), plan.rollouts])
+
+    def bound(self, plan: RolloutPlan) -> float:
+        """Lagrangian bound: any prices of the budget and the groups bound every plan's value from above.
+
+        The plan's own prices are tried first; where they leave a gap, the best single price is searched for.
+        """
+        worth = self._worth(plan.prior)
+        bound = self._priced(worth, plan.price, plan.group_price)
+        if self.groups is not None or bound - self.objective(plan) <= 1e-9 * abs(bound):
+            return bound
+        # The bound is convex in the price: a golden-section search finds its minimum.
+        slopes = np.abs(np.diff(np.where(np.isfinite(worth), worth, 0.0))) / self._cost()[:, None]
+        low, high = (0.0 if self.total is None else -slopes.max(initial=1.0)), slopes.max(initial=1.0)
+        for _ in range(100):
+            third = (high - low) * 0.382
+            if self._priced(worth, low + third, None) < self._priced(worth, high - third, None):
+                high -= third
+            else:
+                low += third
+        return min(bound, self._priced(worth, (low + high) / 2, None))
+
+    def measures(self, plan: RolloutPlan) -> dict[str, float]:
+        """Rollouts, and the share of them expected to carry a gradient."""
+        found = {"rollouts": float(plan.rollouts.sum())}
+        if plan.expected_gradient_share is not None:
+            found["in groups with a gradient (%)"] = 100 * plan.expected_gradient_share
+        return found
+
+    @property
+    def uses_prior(self) -> bool:
+        """Whether histories are weighed, for which a prior is needed."""
+        return self.prompts.successes is not None
+
+    def membership(self) -> Integers:
+        """(prompts,) row of `groups` that each prompt belongs to."""
+        if self.groups is None or self.prompts.group is None:
+            return np.zeros(len(self.prompts), np.int64)
+        rows = {name: row for row, name in enumerate(self.groups.name)}
+        return np.array([rows[name] for name in self.prompts.group], np.int64)
+
+    def _cost(self) -> Floats:
+        tokens = self.prompts.tokens if self.token_budget is not None else None
+        return np.ones(len(self.prompts)) if tokens is None else tokens
+
+    def _worth(self, prior: Beta | None) -> Floats:
+        """(prompts × counts) value of n rollouts in column n; −inf where n is not allowed."""
+        counts = np.arange(self.most + 1)
+        if self.table is not None:
+            worth = self.table.copy()
+        elif self.value in ("posterior", "knapsack_rl"):
+            worth = self._signal(prior, counts)
+        else:
+            worth = -self._variance(prior, counts)
+        drawn = self.prompts.drawn
+        least = np.maximum(self.least, 0 if drawn is None else drawn[:, None])
+        worth[np.broadcast_to((counts < least) | (counts % self.multiple_of > 0), worth.shape)] = -np.inf
+        return worth
+
+    def _moments(self, prior: Beta | None, counts: Integers, ones: int, zeros: int) -> tuple[Any, Any, Any]:
+        """E[p^ones·q^zeros·(1, p^k, q^k)] with q = 1 − p, for further rollouts k, over the belief after the draws."""
+        drawn, rewarded = self.prompts.drawn, self.prompts.drawn_successes
+        further = counts[None, :] - (0 if drawn is None else drawn[:, None])
+        if prior is None or self.value == "knapsack_rl":
+            rate = self._rate(prior)[:, None]
+            weight = rate**ones * (1 - rate) ** zeros
+            clipped = np.maximum(further, 0)
+            return weight, weight * rate**clipped, weight * (1 - rate) ** clipped
+        a, b = self._belief(prior)
+        if drawn is not None and rewarded is not None:
+            a, b = a + rewarded, b + drawn - rewarded
+        base = np.exp(_log_beta(a + ones, b + zeros) - _log_beta(a, b))[:, None]
+        return (
+            base,
+            base * _ratios(a + ones, a + b + ones + zeros, further),
+            base * _ratios(b + zeros, a + b + ones + zeros, further),
+        )
+
+    def _belief(self, prior: Beta) -> tuple[Floats, Floats]:
+        successes, trials = self.prompts.successes, self.prompts.trials
+        if successes is None or trials is None:
+            raise SpecError("a belief needs successes and trials")
+        return prior.alpha + successes, prior.beta + (trials - successes)
+
+    def _rate(self, prior: Beta | None) -> Floats:
+        if self.prompts.success_rate is not None:
+            return self.prompts.success_rate
+        if prior is None:
+            raise SpecError("a success rate needs success_rate, or successes and trials")
+        a, b = self._belief(prior)
+        return a / (a + b)
+
+    def _outcomes(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """(prompts × 1) whether a success, and whether a failure, is among the drawn."""
+        drawn, rewarded = self.prompts.drawn, self.prompts.drawn_successes
+        if drawn is None or rewarded is None:
+            nothing = np.zeros((len(self.prompts), 1), np.bool_)
+            return nothing, nothing
+        return (rewarded > 0)[:, None], (rewarded < drawn)[:, None]
+
+    def _both(self, prior: Beta | None, counts: Integers, ones: int, zeros: int) -> Floats:
+        """(prompts × counts) E[p^ones·q^zeros·1(both outcomes occur, not before the draws)] for n rollouts in all."""
+        all_of_it, no_failure, no_success = self._moments(prior, counts, ones, zeros)
+        success, failure = self._outcomes()
+        missing = np.where(failure, 0.0, no_failure) + np.where(success, 0.0, no_success)
+        gain = np.where(success & failure, 0.0, all_of_it - missing)
+        # Without any rollout both events coincide, and nothing is gained.
+        return np.where((counts == 0) & ~success & ~failure, 0.0, gain)
+
+    def _signal(self, prior: Beta | None, counts: Integers) -> Floats:
+        return self._both(prior, counts, 1, 2)
+
+    def _gradient_share(self, plan: RolloutPlan) -> float | None:
+        if self.prompts.success_rate is None and self.prompts.successes is None:
+            return None
+        spent = int(plan.rollouts.sum())
+        if spent == 0:
+            return 0.0
+        success, failure = self._outcomes()
+        counts = np.arange(int(plan.rollouts.max()) + 1)
+        chance = np.where(success & failure, 1.0, self._both(plan.prior, counts, 0, 0))
+        return math.fsum(chance[np.arange(len(chance)), plan.rollouts] * plan.rollouts) / spent
+
+    def _variance(self, prior: Beta | None, counts: Integers) -> Floats:
+        rate = self._rate(prior)[:, None]
+        norm = np.ones(len(rate)) if self.prompts.gradient_norm is None else self.prompts.gradient_norm
+        norm = norm[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if self.value == "vip":
+                return 4 * norm**2 * rate * (1 - rate) * ((counts - 1) / counts.astype(np.float64) ** 2)
+            if self.value == "gvm":
+                # n ∝ G/√(p + α/p^(β−1)) is the optimum of Σ G²/((p + α/p^(β−1))·n).
+                weight = norm**2 / (rate + GVM_ALPHA / rate ** (GVM_BETA - 1))
+            else:
+                weight = norm**2 * rate * (1 - rate)
+            return weight / counts
+
+    def _prices(self, worth: Floats, rollouts: Integers) -> tuple[float, Floats | None]:
+        """The best marginal value not taken, per unit of budget; and what groups at a bound pay beside it."""
+        row, step = np.arange(len(worth)), self.multiple_of
+        cost, padded = self._cost() * step, np.pad(worth, ((0, 0), (step, step)), constant_values=-np.inf)
+        here = padded[row, rollouts + step]
+        gain = (padded[row, rollouts + 2 * step] - here) / cost
+        loss = (here - padded[row, rollouts]) / cost
+        if self.groups is None:
+            best = gain.max(initial=-np.inf)
+            return (float(best) if np.isfinite(best) else 0.0), None
+        group, size = self.membership(), len(self.groups)
+        next_gain, last_gain = np.full(size, -np.inf), np.full(size, np.inf)
+        np.maximum.at(next_gain, group, gain)
+        np.minimum.at(last_gain, group, loss)
+        given = np.bincount(group, weights=rollouts, minlength=size)
+        full = given + step > (np.inf if self.groups.most is None else self.groups.most)
+        empty = given - step < (-np.inf if self.groups.least is None else self.groups.least)
+        best = next_gain[~full].max(initial=-np.inf)
+        price = float(best) if np.isfinite(best) else 0.0
+        own = np.full(size, price)
+        own[full] = np.maximum(own, next_gain)[full]
+        own[empty] = np.minimum(own, last_gain)[empty]
+        return price, own - price
+
+    def _priced(self, worth: Floats, price: float, group_price: Floats | None) -> float:
+        """The Lagrangian bound at given prices."""
+        if self.total is None and price < 0:
+            return math.inf
+        rate, room = np.full(len(worth), price), 0.0
+        if self.groups is not None and group_price is not None:
+            rate = rate + group_price[self.membership()]
+            infinite = np.full(len(self.groups), np.inf)
+            most = infinite if self.groups.most is None else self.groups.most
+            least = -infinite if self.groups.least is None else self.groups.least
+            charged = group_price != 0
+            bound = np.where(group_price > 0, most, least)[charged]
+            room = math.fsum(group_price[charged] * bound)
+        charge = (rate * self._cost())[:, None] * np.arange(worth.shape[1])
+        budget = self.total if self.total is not None else self.token_budget or 0.0
+        return math.fsum((worth - charge).max(axis=1)) + price * budget + room
+
+
+def _log_beta(a: Floats, b: Floats) -> Floats:
+    return np.array(
+        [math.lgamma(x) + math.lgamma(y) - math.lgamma(x + y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
+    )
+
+
+def _ratios(start: Floats, total: Floats, further: Integers) -> Floats:
+    """(rows × counts) Π_{j<k} (start + j)/(total + j) for k = further, 1 where that is 0 or less."""
+    steps = np.maximum(further - 1, 0)
+    factor: Floats = np.where(further > 0, (start[:, None] + steps) / (total[:, None] + steps), 1.0)
+    return np.cumprod(factor, axis=1)
+
+
+def _at_most(
+    part: Integers | None,
+    whole: Integers | None,
+    name: str,
+    bound: str,
+    table: str = "prompts",
+) -> None:
+    if part is not None and whole is not None and (over := np.flatnonzero(part > whole)).size:
+        row = int(over[0])
+        raise Fault(f"must be at most {{{table}.{bound}}}[{row}] ({whole[row]}), got {part[row]}", table, name, row)

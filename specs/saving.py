@@ -1,0 +1,214 @@
+"""Plans to files and back. A plan saved with its spec is a bundle, which `check` re-runs anywhere.
+
+The document is `{equipoise: VERSION, plan: ..., certificate: ..., spec: ...}`, as JSON, as YAML, or as
+safetensors with the arrays as tensors and the rest as metadata. Files are written beside their final name and
+moved there, so that a reader never sees half of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from io import StringIO
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import plain_list
+from .certificate import Certificate
+from .errors import Problem, SpecError
+from .problems import problems
+from .reading import Document, read_spec, read_text
+from .sources import Folder
+from .spec import Plan, Spec, kind
+
+T = TypeVar("T")
+
+_TENSOR = "$tensor"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A saved plan, with the spec that it answers where that was saved too."""
+
+    plan: Plan
+    spec: Spec[Any] | None
+
+
+def save(plan: Plan, path: str | os.PathLike[str], spec: Spec[Any] | None = None) -> None:
+    """Write a plan to a .json, .yaml or .safetensors file; with `spec`, as a bundle that can be replayed.
+
+    Raises `SpecError` for another suffix. The file is replaced whole or not at all.
+    """
+    file = Path(path)
+    document = bundle_document(plan, spec)
+    match file.suffix:
+        case ".json":
+            data = json.dumps(inline(document), indent=1, allow_nan=False).encode()
+        case ".yaml" | ".yml":
+            data = _yaml(inline(document))
+        case ".safetensors":
+            from safetensors.numpy import save as pack
+
+            slim, tensors = detach(document)
+            data = pack(tensors, metadata={"equipoise": json.dumps(slim, allow_nan=False)})
+        case other:
+            raise SpecError(
+                f"{file}: cannot save as {other or 'a file without suffix'}; use .json, .yaml or .safetensors"
+            )
+    write_atomically(file, data)
+
+
+def bundle_document(plan: Plan, spec: Spec[Any] | None) -> dict[str, Any]:
+    """Plan, certificate and spec as one document, arrays still arrays."""
+    document: dict[str, Any] = {"equipoise": version("equipoise"), "plan": plan.fields()}
+    if plan.certified:
+        certificate = plan.certificate
+        if spec is not None:
+            certificate = certificate.model_copy(update={"spec_digest": spec.digest()})
+        document["certificate"] = certificate.document()
+    if spec is not None:
+        document["spec"] = spec.fields()
+    return document
+
+
+def load_plan(path: str | os.PathLike[str]) -> Plan:
+    """The plan in a file that `save` wrote. Raises `SpecError`."""
+    return load_bundle(path).plan
+
+
+def load_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """The plan in a file, and its spec if that is there. Raises `SpecError`."""
+    file = Path(path)
+    if file.suffix == ".safetensors":
+        return _read_bundle(_attached(file), str(path))
+    document = Document(read_text(file), str(path))
+    try:
+        return _read_bundle(document.value, str(path))
+    except SpecError as error:
+        raise document.locate(error) from None
+
+
+def is_bundle(document: Any) -> bool:
+    """Whether a parsed document is a saved plan (and not a spec)."""
+    return isinstance(document, Mapping) and "plan" in document
+
+
+def _read_bundle(document: Any, source: str) -> Bundle:
+    if not is_bundle(document) or not isinstance(document["plan"], Mapping):
+        raise SpecError(f"{source}: is not a saved plan: it has no 'plan'")
+    folder = Folder(None)
+    fields = document["plan"]
+    name = fields.get("kind")
+    if not isinstance(name, str):
+        raise SpecError([Problem("must name the kind of task", ("plan", "kind"))])
+    plan = _within("plan", lambda: kind(name).plan.read(fields, folder))
+    if "certificate" in document:
+        plan = plan.with_certificate(_within("certificate", lambda: _certificate(document["certificate"])))
+    spec = _within("spec", lambda: read_spec(document["spec"], folder)) if "spec" in document else None
+    return Bundle(plan, spec)
+
+
+def _certificate(document: Any) -> Certificate:
+    from pydantic import ValidationError
+
+    try:
+        return Certificate.model_validate(document)
+    except ValidationError as error:
+        raise SpecError(problems(error, Certificate)) from None
+
+
+def _within(part: str, read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except SpecError as error:
+        raise SpecError(Problem(problem.message, (part, *problem.place)) for problem in error.problems) from None
+
+
+def inline(value: Any) -> Any:
+    """A document with its arrays as lists, as JSON carries them."""
+    if isinstance(value, Mapping):
+        return {name: inline(entry) for name, entry in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain_list(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def detach(value: Any, name: str = "") -> tuple[Any, dict[str, NDArray[Any]]]:
+    """A document without its arrays, and the arrays by dotted name; each place says which belongs there."""
+    if isinstance(value, Mapping):
+        tensors: dict[str, NDArray[Any]] = {}
+        slim: dict[str, Any] = {}
+        for key, entry in value.items():
+            slim[key], found = detach(entry, f"{name}.{key}" if name else str(key))
+            tensors |= found
+        return slim, tensors
+    if isinstance(value, np.ndarray):
+        return {_TENSOR: name}, {name: np.ascontiguousarray(value)}
+    return inline(value), {}
+
+
+def attach(value: Any, tensors: Mapping[str, NDArray[Any]]) -> Any:
+    """The inverse of `detach`. Raises `SpecError` for an array that is not there."""
+    if isinstance(value, Mapping):
+        if set(value) == {_TENSOR}:
+            if value[_TENSOR] not in tensors:
+                raise SpecError(f"the tensor {value[_TENSOR]!r} is not there")
+            return tensors[value[_TENSOR]]
+        return {key: attach(entry, tensors) for key, entry in value.items()}
+    return value
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, whatever happens in between. Raises `SpecError` where it cannot."""
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be written: {error.strerror or error}") from None
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except OSError as error:
+        os.unlink(temporary)
+        raise SpecError(f"{path}: cannot be written: {error.strerror or error}") from None
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _attached(file: Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np") as stored:
+            text = (stored.metadata() or {}).get("equipoise")
+            if text is None:
+                raise SpecError(f"{file}: is not a saved plan: it has no 'equipoise' metadata")
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        return attach(json.loads(text), tensors)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise SpecError(f"{file}: is not a valid .safetensors file: {error}") from None
+
+
+def _yaml(document: Any) -> bytes:
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = None
+    yaml.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]
+    yaml.width = 100
+    stream = StringIO()
+    yaml.dump(document, stream)
+    return stream.getvalue().encode()

@@ -1,0 +1,249 @@
+"""The two sides of a task: `Spec`, what is asked, and `Plan`, what comes back; and the kinds that there are.
+
+A kind is a module of this package named after it, with a subclass of each:
+
+    class RolloutBudgets(Spec[RolloutPlan]): ...
+
+Its spec also says what the task means, in plain numpy that no solver uses: `rules` (what a plan must satisfy),
+`objective` (what it achieves) and `bound` (what the prices in it prove). `check` judges by these alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
+
+from .certificate import Certificate, Sense, relative_gap
+from .errors import EquipoiseError, Place, SpecError, dotted
+from .problems import problems
+from .sources import Folder, suggest
+from .tables import Table
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A rule that a plan breaks: which, where in the plan, by how much, and what it should be."""
+
+    rule: str
+    place: Place
+    amount: float
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {dotted(self.place)} {self.message}"
+
+
+def below(rule: str, field: str, got: NDArray[Any], least: NDArray[Any] | float) -> Iterator[Broken]:
+    """A broken rule for every entry of a plan's field that is less than it must be."""
+    for place in np.argwhere(got < least).tolist():
+        value, wanted = got[tuple(place)], np.broadcast_to(least, got.shape)[tuple(place)]
+        yield Broken(rule, (field, *place), float(wanted - value), f"is {value:.10g}, must be at least {wanted:.10g}")
+
+
+def above(rule: str, field: str, got: NDArray[Any], most: NDArray[Any] | float) -> Iterator[Broken]:
+    """A broken rule for every entry of a plan's field that is more than it may be."""
+    for place in np.argwhere(got > most).tolist():
+        value, wanted = got[tuple(place)], np.broadcast_to(most, got.shape)[tuple(place)]
+        yield Broken(rule, (field, *place), float(value - wanted), f"is {value:.10g}, must be at most {wanted:.10g}")
+
+
+def differs(
+    rule: str,
+    field: str,
+    got: NDArray[Any],
+    true: NDArray[Any],
+    relative: float = 1e-9,
+    absolute: float = 1e-12,
+) -> Iterator[Broken]:
+    """A broken rule for every entry of a plan's field that is not what it claims to report."""
+    far = ~np.isclose(got, true, rtol=relative, atol=absolute)
+    for place in np.argwhere(far).tolist():
+        value, wanted = got[tuple(place)], true[tuple(place)]
+        yield Broken(rule, (field, *place), float(abs(value - wanted)), f"is {value:.10g}, but comes to {wanted:.10g}")
+
+
+def misshapen(field: str, got: NDArray[Any], shape: tuple[int, ...]) -> Iterator[Broken]:
+    """A broken rule where a plan's field does not have the shape that the spec calls for."""
+    if got.shape != shape:
+        text = " × ".join(map(str, got.shape)), " × ".join(map(str, shape))
+        yield Broken("shape", (field,), float(abs(got.size - np.prod(shape))), f"is {text[0]}, must be {text[1]}")
+
+
+class _Model(BaseModel):
+    """A pydantic model whose constructor raises `SpecError`, in the words of the spec."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        arbitrary_types_allowed=True,
+        str_strip_whitespace=True,
+        ser_json_inf_nan="strings",
+    )
+
+    def __init__(self, /, **fields: Any) -> None:
+        self._fill(fields, Folder(Path.cwd()))
+
+    def _fill(self, fields: Mapping[str, Any], folder: Folder) -> None:
+        try:
+            self.__pydantic_validator__.validate_python(dict(fields), self_instance=self, context=folder)
+        except ValidationError as error:
+            raise SpecError(problems(error, type(self))) from None
+
+    @classmethod
+    def read(cls, fields: Mapping[str, Any], folder: Folder) -> Self:
+        """The model from a document, whose file references start at `folder`. Raises `SpecError`."""
+        model = cls.__new__(cls)
+        model._fill(fields, folder)
+        return model
+
+    def fields(self) -> dict[str, Any]:
+        """The fields that are set, as plain values, arrays and nested dictionaries of them."""
+        return {name: _plain(value) for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Model) and type(self) is type(other) and _same(self.fields(), other.fields())
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]  # arrays do not hash
+
+
+class Plan(_Model):
+    """What `solve` returns: the decision, field by field, and its certificate."""
+
+    kind: str
+    name: str | None = None
+
+    _certificate: Certificate | None = PrivateAttr(default=None)
+
+    @property
+    def certificate(self) -> Certificate:
+        """How good the plan is, and why. Raises `EquipoiseError` for a plan that no solver made."""
+        if self._certificate is None:
+            raise EquipoiseError("this plan has no certificate: it was not made by `solve`")
+        return self._certificate
+
+    @property
+    def certified(self) -> bool:
+        """Whether there is a certificate."""
+        return self._certificate is not None
+
+    def with_certificate(self, certificate: Certificate) -> Self:
+        """The same plan under another certificate."""
+        plan = self.model_copy()
+        plan._certificate = certificate
+        return plan
+
+
+P = TypeVar("P", bound=Plan, covariant=True)
+
+
+class Spec(_Model, Generic[P]):
+    """What is asked: a task of one kind, validated whole when it is made."""
+
+    kind: str
+    name: str | None = None
+
+    sense: ClassVar[Sense]
+    unit: ClassVar[str] = ""
+    """What the objective counts, for people."""
+    plan: ClassVar[type[Plan]]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for base in cls.__mro__:
+            arguments = getattr(base, "__pydantic_generic_metadata__", {}).get("args", ())
+            if arguments and isinstance(arguments[0], type):
+                cls.plan = arguments[0]
+
+    def rules(self, plan: P) -> Iterator[Broken]:  # pyright: ignore[reportGeneralTypeIssues]
+        """The rules of the task that a plan breaks; none for a feasible plan."""
+        raise NotImplementedError
+
+    def objective(self, plan: P) -> float:  # pyright: ignore[reportGeneralTypeIssues]
+        """What a plan achieves."""
+        raise NotImplementedError
+
+    def bound(self, plan: P) -> float | None:  # pyright: ignore[reportGeneralTypeIssues]
+        """What no plan can beat, as far as this plan's own fields prove it by duality or by counting."""
+        raise NotImplementedError
+
+    def measures(self, plan: P) -> dict[str, float]:  # pyright: ignore[reportGeneralTypeIssues]
+        """What a person would read off a plan, beside the objective: names with units, and numbers."""
+        return {}
+
+    def gap(self, plan: P, objective: float, bound: float) -> float:  # pyright: ignore[reportGeneralTypeIssues]
+        """The relative gap between an objective and a bound, in the measure of this kind."""
+        return relative_gap(objective, bound)
+
+    def replace(self, **changes: Any) -> Self:
+        """The same task with some fields changed, validated as a whole. Raises `SpecError`."""
+        return type(self)(**{**self.fields(), **changes})
+
+    def digest(self) -> str:
+        """SHA-256 of everything in the spec, the same wherever and from whatever source it was read."""
+        state = hashlib.sha256()
+        _feed(state, self.fields())
+        return state.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (Table, BaseModel)):
+        nested = ((name, getattr(value, name)) for name in type(value).model_fields)
+        return {name: _plain(entry) for name, entry in nested if entry is not None}
+    return value
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(value, other[name]) for name, value in one.items())
+    if isinstance(one, np.ndarray):
+        return isinstance(other, np.ndarray) and one.dtype == other.dtype and np.array_equal(one, other)
+    return type(one) is type(other) and one == other
+
+
+def _feed(state: Any, value: Any) -> None:
+    if isinstance(value, dict):
+        for name in sorted(value):
+            state.update(json.dumps(name).encode())
+            _feed(state, value[name])
+        state.update(b"}")
+    elif isinstance(value, np.ndarray):
+        array: NDArray[Any] = np.ascontiguousarray(value).astype(value.dtype.newbyteorder("<"), copy=False)
+        state.update(f"{array.dtype.str}{array.shape}".encode())
+        state.update(array.data)
+    else:
+        state.update(json.dumps(value).encode())
+
+
+@cache
+def kinds() -> dict[str, type[Spec[Any]]]:
+    """Every kind of task, by name: the modules of this package that define a spec of that name."""
+    folder = Path(__file__).parent
+    found = (_kind(path.stem) for path in sorted(folder.glob("*.py")) if path.stem != "__init__")
+    return {spec.model_fields["kind"].default: spec for spec in found if spec is not None}
+
+
+def kind(name: str) -> type[Spec[Any]]:
+    """The spec class of a kind. Raises `SpecError` where there is none of that name."""
+    try:
+        return kinds()[name]
+    except KeyError:
+        raise SpecError(f"kind: {name!r} is not a kind of task{suggest(name, list(kinds()))}") from None
+
+
+def _kind(name: str) -> type[Spec[Any]] | None:
+    module = importlib.import_module(f".{name}", __package__)
+    for value in vars(module).values():
+        own = isinstance(value, type) and issubclass(value, Spec) and value.__module__ == module.__name__
+        if own and "kind" in value.model_fields and value.model_fields["kind"].default == name:
+            return value
+    return None

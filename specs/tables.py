@@ -1,0 +1,91 @@
+"""Tables in a spec: columns of equal length, one row per thing that is decided about.
+
+A table is written as columns (`prompts: {successes: [3, 0], trials: [8, 8]}`), as a list of rows
+(`groups: [{name: a, cost: 1}, ...]`) or as a reference to a file whose columns are named like its fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo, model_validator
+
+from .errors import Fault
+from .sources import Folder, is_reference, read_table
+
+
+class Table(BaseModel):
+    """Columns of equal length. Subclasses declare a field per column; an optional one may be absent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    def __len__(self) -> int:
+        return next((len(column) for column in self.columns().values()), 0)
+
+    def columns(self) -> dict[str, Any]:
+        """The columns that are there, by name."""
+        values = ((name, getattr(self, name)) for name in type(self).model_fields)
+        return {name: value for name, value in values if value is not None}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_columns(cls, value: Any, info: ValidationInfo) -> Any:
+        if is_reference(value):
+            folder = info.context if isinstance(info.context, Folder) else Folder(Path.cwd())
+            return read_table(value, folder, list(cls.model_fields))
+        if isinstance(value, list):
+            return _transposed(value)
+        if not isinstance(value, (Mapping, Table)):
+            raise Fault(f"must be a table (columns by name, a list of rows or a file reference), got {value!r:.60}")
+        return value
+
+    @model_validator(mode="after")
+    def _equal_lengths(self) -> Table:
+        lengths = {name: len(column) for name, column in self.columns().items()}
+        first = next(iter(lengths), "")
+        for name, length in lengths.items():
+            if length != lengths[first]:
+                raise Fault(f"{{{first}}} has {lengths[first]} entries, {{{name}}} has {length}", name)
+        return self
+
+
+def _transposed(rows: list[Any]) -> dict[str, list[Any]]:
+    """Rows as columns. Every row must have the same fields."""
+    columns: dict[str, list[Any]] = {}
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise Fault(f"must be a row (a value per column), got {row!r:.60}", number)
+        for name in row if number == 0 else columns:
+            if name not in row:
+                raise Fault(f"has no {name!r}, which the rows before it have", number)
+            columns.setdefault(str(name), []).append(row[name])
+        for name in row:
+            if name not in columns:
+                raise Fault(f"has {name!r}, which the rows before it do not have", number)
+    return columns
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise Fault(f"must be a list of names, got {value!r:.60}")
+    for number, name in enumerate(value):
+        if isinstance(name, bool) or not isinstance(name, (str, int)) or name == "":
+            raise Fault(f"must be a name, got {name!r:.60}", number)
+    return tuple(str(name) for name in value)
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    seen: dict[str, int] = {}
+    for number, name in enumerate(names):
+        if name in seen:
+            raise Fault(f"is {name!r}, as entry {seen[name]} is; names must differ", number)
+        seen[name] = number
+    return names
+
+
+Labels = Annotated[tuple[str, ...], BeforeValidator(_names)]
+"""Names, which may repeat: the group that each row belongs to."""
+Names = Annotated[Labels, AfterValidator(_distinct)]
+"""Names that all differ."""
