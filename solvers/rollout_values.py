@@ -67,7 +67,7 @@ def gradient_share(spec: RolloutBudgets, view: Outlook, rollouts: Integers) -> f
     no_failure, no_success = _power(view, further, True), _power(view, further, False)
     chance = 1 - np.where(view.won < view.seen, 0, no_failure) - np.where(view.won > 0, 0, no_success)
     chance = np.where(rollouts == 0, 0.0, chance)
-    return float((chance * rollouts).sum() / rollouts.sum())
+    return float(np.clip((chance * rollouts).sum() / rollouts.sum(), 0.0, 1.0))
 
 
 def _signal(spec: RolloutBudgets, view: Outlook, start: Integers, height: int) -> tuple[Floats, Floats]:

@@ -216,7 +216,14 @@ class RolloutBudgets(Spec[RolloutPlan]):
                 message = f"take {float(spent):.10g} tokens, and {float(budget):.10g} are there"
                 yield Broken("token_budget", ("rollouts",), float(spent - budget), message)
         yield from self._group_rules(rollouts)
-        yield from self._report_rules(plan)
+        if self._allowed(rollouts):
+            yield from self._report_rules(plan)
+
+    def _allowed(self, rollouts: Integers) -> bool:
+        """Whether every count has a value, so that what a plan reports of itself can be recomputed."""
+        drawn = 0 if self.prompts.drawn is None else self.prompts.drawn
+        inside = (rollouts >= np.maximum(drawn, self.least)) & (rollouts <= self.most)
+        return bool((inside & (rollouts % self.multiple_of == 0)).all())
 
     def _group_rules(self, rollouts: Integers) -> Iterator[Broken]:
         if self.groups is None:
@@ -239,7 +246,7 @@ class RolloutBudgets(Spec[RolloutPlan]):
             return
         worth = self._worth(plan.prior)
         price, group_price = self._prices(worth, plan.rollouts)
-        yield from differs("price", "price", np.array([plan.price]), np.array([price]))
+        yield from differs("price", "price", np.asarray(plan.price), np.asarray(price))
         if (plan.group_price is None) != (group_price is None):
             yield Broken("group_price", ("group_price",), math.inf, "is there exactly if the spec has groups")
         elif plan.group_price is not None and group_price is not None:
@@ -255,8 +262,8 @@ class RolloutBudgets(Spec[RolloutPlan]):
                 "needs success rates or histories",
             )
         elif share is not None:
-            got = np.array([plan.expected_gradient_share])
-            yield from differs("expected_gradient_share", "expected_gradient_share", got, np.array([share]))
+            got = np.asarray(plan.expected_gradient_share)
+            yield from differs("expected_gradient_share", "expected_gradient_share", got, np.asarray(share))
 
     def objective(self, plan: RolloutPlan) -> float:
         """Σ value(n_i)."""
@@ -320,11 +327,13 @@ class RolloutBudgets(Spec[RolloutPlan]):
         worth[np.broadcast_to((counts < least) | (counts % self.multiple_of > 0), worth.shape)] = -np.inf
         return worth
 
-    def _moments(self, prior: Beta | None, counts: Integers, ones: int, zeros: int) -> tuple[Any, Any, Any]:
+    def _moments(
+        self, prior: Beta | None, counts: Integers, ones: int, zeros: int, certain: bool
+    ) -> tuple[Any, Any, Any]:
         """E[p^ones·q^zeros·(1, p^k, q^k)] with q = 1 − p, for further rollouts k, over the belief after the draws."""
         drawn, rewarded = self.prompts.drawn, self.prompts.drawn_successes
         further = counts[None, :] - (0 if drawn is None else drawn[:, None])
-        if prior is None or self.value == "knapsack_rl":
+        if prior is None or certain:
             rate = self._rate(prior)[:, None]
             weight = rate**ones * (1 - rate) ** zeros
             clipped = np.maximum(further, 0)
@@ -361,9 +370,9 @@ class RolloutBudgets(Spec[RolloutPlan]):
             return nothing, nothing
         return (rewarded > 0)[:, None], (rewarded < drawn)[:, None]
 
-    def _both(self, prior: Beta | None, counts: Integers, ones: int, zeros: int) -> Floats:
+    def _both(self, prior: Beta | None, counts: Integers, ones: int, zeros: int, certain: bool = False) -> Floats:
         """(prompts × counts) E[p^ones·q^zeros·1(both outcomes occur, not before the draws)] for n rollouts in all."""
-        all_of_it, no_failure, no_success = self._moments(prior, counts, ones, zeros)
+        all_of_it, no_failure, no_success = self._moments(prior, counts, ones, zeros, certain)
         success, failure = self._outcomes()
         missing = np.where(failure, 0.0, no_failure) + np.where(success, 0.0, no_success)
         gain = np.where(success & failure, 0.0, all_of_it - missing)
@@ -371,7 +380,7 @@ class RolloutBudgets(Spec[RolloutPlan]):
         return np.where((counts == 0) & ~success & ~failure, 0.0, gain)
 
     def _signal(self, prior: Beta | None, counts: Integers) -> Floats:
-        return self._both(prior, counts, 1, 2)
+        return self._both(prior, counts, 1, 2, certain=self.value == "knapsack_rl")
 
     def _gradient_share(self, plan: RolloutPlan) -> float | None:
         if self.prompts.success_rate is None and self.prompts.successes is None:
