@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -51,6 +52,23 @@ class Answer:
             return None
         block = _named(self.program.row_blocks, name)
         return self.row_duals[block.slice].reshape(block.shape)
+
+
+LARGEST_COST = 2.0**10
+"""Costs are handed to a backend scaled to about this size, far above its absolute tolerances."""
+
+
+def cost_scale(cost: Floats) -> float:
+    """The power of two (so that nothing is rounded) that brings the largest cost to about `LARGEST_COST`."""
+    largest = float(np.abs(cost).max(initial=0.0))
+    return 2.0 ** round(math.log2(LARGEST_COST / largest)) if largest > 0 else 1.0
+
+
+def empty_answer(program: Program, label: str) -> Answer:
+    """The answer to a program without columns, which solvers do not care to give."""
+    if (program.row_lower > 0).any() or (program.row_upper < 0).any():
+        raise ProgramInfeasible("nothing can be decided, and something is demanded")
+    return Answer(program, np.zeros(0), program.offset, program.offset, "solved", label, np.zeros(program.height))
 
 
 class Backend(Protocol):

@@ -20,7 +20,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from .errors import Fault
 from .scalars import LARGEST_INTEGER
-from .sources import LARGEST_ARRAY, Folder, is_reference, read_array
+from .sources import LARGEST_ARRAY, Cells, Folder, is_reference, read_array
 
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.int64]
@@ -51,7 +51,7 @@ class ArrayRule:
     """What the numbers of an array must be.
 
     least, most: inclusive bounds. above: exclusive lower bound. dimensions: allowed numbers of axes.
-    minus_infinity: −inf is allowed, and marks what is forbidden.
+    minus_infinity: −inf is allowed, and marks what is forbidden. flags: true or false (1 or 0) instead of numbers.
     """
 
     whole: bool = False
@@ -60,16 +60,17 @@ class ArrayRule:
     above: float | None = None
     dimensions: tuple[int, ...] = (1,)
     minus_infinity: bool = False
+    flags: bool = False
 
     def read(self, value: Any, folder: Folder) -> NDArray[Any]:
         """The checked, read-only array that a spec's value stands for. Raises `Fault`."""
-        array = _numeric(value, folder)
+        array = _numeric(value, folder, self.flags)
         if array.size == 0 and array.ndim not in self.dimensions:
             array = array.reshape((0,) * self.dimensions[0])
         if array.ndim not in self.dimensions:
             wanted = " or ".join(_AXES[count] for count in self.dimensions)
             raise Fault(f"must be {wanted} of numbers, got the shape {list(array.shape)}")
-        checked = self._whole(array) if self.whole else self._real(array)
+        checked = self._flags(array) if self.flags else self._whole(array) if self.whole else self._real(array)
         self._bounded(checked)
         if checked.base is None and checked is not value:
             checked.flags.writeable = False
@@ -77,6 +78,10 @@ class ArrayRule:
         view = checked.view()  # the caller's own array stays writeable
         view.flags.writeable = False
         return view
+
+    def _flags(self, array: NDArray[Any]) -> NDArray[np.bool_]:
+        _refuse(array, (array != 0) & (array != 1), "must be true or false")
+        return np.ascontiguousarray(array, dtype=np.bool_)
 
     def _whole(self, array: NDArray[Any]) -> NDArray[np.int64]:
         if array.dtype.kind == "f":
@@ -119,6 +124,8 @@ class ArrayRule:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         number: JsonSchemaValue = {"type": "integer" if self.whole else "number"}
+        if self.flags:
+            number = {"enum": [True, False, 1, 0]}
         for key, bound in (("minimum", self.least), ("maximum", self.most), ("exclusiveMinimum", self.above)):
             if bound is not None:
                 number[key] = bound
@@ -143,7 +150,7 @@ def plain_list(array: NDArray[Any]) -> list[Any]:
 _AXES = {1: "a list", 2: "a table (a list of lists)"}
 
 
-def _numeric(value: Any, folder: Folder) -> NDArray[Any]:
+def _numeric(value: Any, folder: Folder, flags: bool = False) -> NDArray[Any]:
     """Any accepted form of an array as a numpy array of integers or floats, not yet checked further."""
     if is_reference(value):
         value = read_array(value, folder)
@@ -152,10 +159,10 @@ def _numeric(value: Any, folder: Folder) -> NDArray[Any]:
     if not isinstance(value, np.ndarray):
         if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
             raise Fault(f"must be a list of numbers, an array or a file reference, got {value!r:.60}")
-        value = _from_list(value)
+        value = _from_list(value, flags)
     if value.size > LARGEST_ARRAY:
         raise Fault(f"has {value.size:,} numbers, and {LARGEST_ARRAY:,} are the limit")
-    if value.dtype.kind not in "iuf":
+    if value.dtype.kind not in ("iufb" if flags else "iuf"):
         first = f", got {value.flat[0].item()!r:.60}" if value.size else ""
         raise Fault(f"must hold numbers, not {value.dtype}{first}")
     return value
@@ -167,8 +174,10 @@ def _from_torch(tensor: Any) -> NDArray[Any]:
     return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
 
 
-def _from_list(value: Sequence[Any]) -> NDArray[Any]:
+def _from_list(value: Sequence[Any], flags: bool = False) -> NDArray[Any]:
     """Nested lists of numbers, each entry looked at: numpy would take `true` for 1 and "7" for a string."""
+    if isinstance(value, Cells):
+        value = [_cell(text, row) for row, text in enumerate(value)]
     place, level = (), value
     while len(level) and isinstance(level[0], (list, tuple)):
         place, level = (*place, 0), level[0]
@@ -182,21 +191,32 @@ def _from_list(value: Sequence[Any]) -> NDArray[Any]:
             raise Fault(f"must be a list of {width} numbers, got {row!r:.60}", *here)
         if len(row) != width:
             raise Fault(f"has {len(row)} entries, the rows before it have {width}", *here)
-        converted.append([_entry(entry, (*here, column)) for column, entry in enumerate(row)])
+        converted.append([_entry(entry, (*here, column), flags) for column, entry in enumerate(row)])
     flat = np.asarray(converted)
     if flat.dtype.kind == "O":  # an integer beyond 64 bits: as a float it is refused by any bound
         flat = flat.astype(np.float64)
     return flat if place else flat.reshape(-1)
 
 
-def _entry(entry: Any, place: tuple[int, ...]) -> int | float:
+def _entry(entry: Any, place: tuple[int, ...], flags: bool = False) -> int | float:
     if type(entry) is int or type(entry) is float:
         return entry
     if isinstance(entry, np.generic) and entry.dtype.kind in "iuf":
         return entry.item()
     if entry == "-inf" or entry == "inf":
         return float(entry)
-    raise Fault(f"must be a number, got {entry!r:.60}", *place)
+    if flags and isinstance(entry, (bool, np.bool_)):
+        return bool(entry)
+    raise Fault(f"must be {'true or false' if flags else 'a number'}, got {entry!r:.60}", *place)
+
+
+def _cell(text: str, row: int) -> int | float:
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            continue
+    raise Fault(f"must be a number, got {text!r:.60}", row)
 
 
 def _refuse(array: NDArray[Any], bad: NDArray[np.bool_], message: str) -> None:
@@ -228,5 +248,7 @@ PositiveCounts = Annotated[Integers, ArrayRule(whole=True, least=1)]
 """Whole numbers, at least 1."""
 Indices = Annotated[Integers, ArrayRule(whole=True, least=-1)]
 """Positions in another table; −1 stands for none."""
+Flags = Annotated[NDArray[np.bool_], ArrayRule(flags=True)]
+"""True or false, one per entry; 1 and 0 are read as such."""
 Matrix = Annotated[Floats, ArrayRule(dimensions=(2,))]
 """A table of finite numbers."""

@@ -33,7 +33,7 @@ _TEMPLATES = {
 }
 
 
-def problems(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
+def problems(error: ValidationError, model: type[Any]) -> list[Problem]:
     """Every problem in a validation error, in the order of the fields."""
     return [_problem(details, model) for details in error.errors(include_url=False)]
 

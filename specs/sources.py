@@ -36,6 +36,10 @@ class Folder:
     path: Path | None
 
 
+class Cells(list[str]):
+    """A column of a CSV file as text: numbers where a field wants numbers, names where it wants names."""
+
+
 def suggest(word: str, choices: Sequence[str]) -> str:
     """`; did you mean 'trials'?`, or the choices where none is close."""
     close = difflib.get_close_matches(word, choices, n=1)
@@ -49,8 +53,8 @@ def is_reference(value: Any) -> bool:
     return isinstance(value, Mapping) and "file" in value
 
 
-def read_array(reference: Mapping[str, Any], folder: Folder) -> NDArray[Any]:
-    """The array that a reference points to. Raises `Fault`."""
+def read_array(reference: Mapping[str, Any], folder: Folder) -> NDArray[Any] | Sequence[Any]:
+    """The array, or the column of a table, that a reference points to. Raises `Fault`."""
     path = _path(reference, folder, {"file", "tensor", "column", "rows"})
     match path.suffix:
         case ".npy":
@@ -64,7 +68,7 @@ def read_array(reference: Mapping[str, Any], folder: Folder) -> NDArray[Any]:
             column = reference.get("column")
             if not isinstance(column, str):
                 raise Fault(f"{path.name} is a table: name the column to read, as in `column: tokens`")
-            return np.asarray(_read_columns(path, {column: column}, _rows(reference))[column])
+            return _read_columns(path, {column: column}, _rows(reference))[column]
         case other:
             raise Fault(f"cannot read {other or 'a file without suffix'}; use .npy, .safetensors, .csv or .parquet")
     rows = _rows(reference)
@@ -193,7 +197,7 @@ def _read_csv(path: Path, wanted: Mapping[str, str] | None, rows: slice) -> dict
             for field, place in places.items():
                 columns[field].append(row[place])
     _enough_rows(path, rows, len(next(iter(columns.values()), [])))
-    return {field: _numbers(cells) for field, cells in columns.items()}
+    return {field: Cells(cells) for field, cells in columns.items()}
 
 
 def _read_parquet(path: Path, wanted: Mapping[str, str] | None, rows: slice) -> dict[str, Any]:
@@ -223,13 +227,3 @@ def _places(path: Path, header: Sequence[str], wanted: Mapping[str, str] | None)
 def _enough_rows(path: Path, rows: slice, read: int) -> None:
     if rows.stop is not None and read < rows.stop - rows.start:
         raise Fault(f"asks for rows {rows.start} to {rows.stop}, but {path.name} has {rows.start + read}", "rows")
-
-
-def _numbers(cells: list[str]) -> list[Any]:
-    """Cells as whole numbers where all are, as numbers where all are, else as they stand."""
-    for convert in (int, float):
-        try:
-            return [convert(cell) for cell in cells]
-        except ValueError:
-            continue
-    return cells

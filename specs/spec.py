@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,10 @@ from .errors import EquipoiseError, Place, SpecError, dotted
 from .problems import problems
 from .sources import Folder, suggest
 from .tables import Table
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+    from pydantic_core import SchemaValidator
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,25 @@ def misshapen(field: str, got: NDArray[Any], shape: tuple[int, ...]) -> Iterator
         yield Broken("shape", (field,), float(abs(got.size - np.prod(shape))), f"is {text[0]}, must be {text[1]}")
 
 
-class _Model(BaseModel):
+if TYPE_CHECKING:
+
+    class _Base:
+        """A pydantic model as type checkers should see it: a field may be given in any of its forms."""
+
+        model_fields: ClassVar[dict[str, FieldInfo]]
+        __pydantic_validator__: ClassVar[SchemaValidator]
+
+        def __init__(self, /, **fields: Any) -> None: ...
+
+        def model_copy(self) -> Self: ...
+
+        @classmethod
+        def model_json_schema(cls) -> dict[str, Any]: ...
+else:
+    _Base = BaseModel
+
+
+class _Model(_Base):
     """A pydantic model whose constructor raises `SpecError`, in the words of the spec."""
 
     model_config = ConfigDict(

@@ -15,17 +15,15 @@ import numpy as np
 
 from ...specs.certificate import Stopped
 from ...specs.errors import BackendError, SolveTimeout, UnsupportedError
-from ..answer import Answer, ProgramInfeasible
+from ..answer import Answer, ProgramInfeasible, cost_scale, empty_answer
 from ..control import Control, Options, run_apart
-from ..program import Floats, Program
+from ..program import Program
 
 SMALLEST_COEFFICIENT = 1e-9
 """HiGHS drops smaller coefficients without a word."""
 DUAL_TOLERANCE = 1e-10
 WHOLE = 1e-6
 """How far from a whole number the value of an integer column may be."""
-LARGEST_COST = 2.0**10
-"""Costs are scaled (by a power of two, which is exact) to about this size."""
 
 
 class HighsBackend:
@@ -48,7 +46,7 @@ class HighsBackend:
         if (reason := self.refuses(program)) is not None:
             raise UnsupportedError(reason)
         if program.columns == 0:
-            return _without_columns(program, self._label(False))
+            return empty_answer(program, self._label(False))
         if program.integral:
             # Presolve takes tens of seconds on a budget row over many chains of columns, the simplex half of one.
             answer = self._run(program.relaxed(), options, control, presolve=False)
@@ -59,7 +57,7 @@ class HighsBackend:
         return self._run(program, options, control)
 
     def _run(self, program: Program, options: Options, control: Control, presolve: bool = True) -> Answer:
-        scale = _scale(program.cost)
+        scale = cost_scale(program.cost)
         model = self._prepared(program, scale)
         stop = {"now": False}
         _watch(model, stop, control, scale, program)
@@ -151,18 +149,6 @@ class HighsBackend:
         return f"HiGHS {version} {'branch and bound' if search else 'simplex'}"
 
 
-def _without_columns(program: Program, label: str) -> Answer:
-    """The answer to a program with nothing to decide, which HiGHS does not care to give."""
-    if (program.row_lower > 0).any() or (program.row_upper < 0).any():
-        raise ProgramInfeasible("nothing can be decided, and something is demanded")
-    return Answer(program, np.zeros(0), program.offset, program.offset, "solved", label, np.zeros(program.height))
-
-
-def _scale(cost: Floats) -> float:
-    largest = float(np.abs(cost).max(initial=0.0))
-    return 2.0 ** round(math.log2(LARGEST_COST / largest)) if largest > 0 else 1.0
-
-
 def _pass(model: Any, program: Program, scale: float) -> None:
     import highspy
 
@@ -197,19 +183,18 @@ def _check(status: Any, what: str) -> None:
 def _watch(model: Any, stop: dict[str, bool], control: Control, scale: float, program: Program) -> None:
     """Let a running model see the stop button, and report its incumbents and bounds."""
 
+    search = bool(program.integer.any())
+
     def interrupt(event: Any) -> None:
         if stop["now"]:
             event.interrupt()
-
-    def report(event: Any) -> None:
-        found, proven = event.data_out.mip_primal_bound, event.data_out.mip_dual_bound
-        control.report(*(v / scale + program.offset if abs(v) < 1e30 else None for v in (found, proven)))
+        if search:
+            found, proven = event.data_out.mip_primal_bound, event.data_out.mip_dual_bound
+            control.report(*(v / scale + program.offset if abs(v) < 1e30 else None for v in (found, proven)))
 
     model.cbSimplexInterrupt += interrupt
     model.cbIpmInterrupt += interrupt
     model.cbMipInterrupt += interrupt
-    if program.integer.any():
-        model.cbMipLogging += report
 
 
 def _unwatch(model: Any) -> None:

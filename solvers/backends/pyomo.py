@@ -7,6 +7,7 @@ to us the certificate says so.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from ...specs.certificate import Stopped
 from ...specs.errors import BackendError, SolveTimeout, UnsupportedError
-from ..answer import Answer, ProgramInfeasible
+from ..answer import Answer, ProgramInfeasible, cost_scale, empty_answer
 from ..control import Control, Options, run_apart
 from ..program import Block, Floats, Integers, Program
 
@@ -52,7 +53,10 @@ class PyomoBackend:
         """The solver's answer. It cannot be interrupted, and duals are not read back."""
         import pyomo.environ as pyo
 
-        model = pyomo_model(program)
+        if program.columns == 0:
+            return empty_answer(program, self._label())
+        scale = cost_scale(program.cost)
+        model = pyomo_model(replace(program, cost=program.cost * scale, offset=program.offset * scale))
         solver: Any = pyo.SolverFactory(self.solver)
         notes = self._configure(solver, options, program)
         limit = {} if math.isinf(control.remaining) else {"timelimit": max(control.remaining, 0.01)}
@@ -64,7 +68,7 @@ class PyomoBackend:
             results = run_apart(run, lambda: None, control)
         except (ValueError, RuntimeError, OSError) as error:
             raise BackendError(f"{self.solver}: {error}") from None
-        return self._answer(model, program, results, control, notes)
+        return self._answer(model, program, scale, results, control, notes)
 
     def _configure(self, solver: Any, options: Options, program: Program) -> tuple[str, ...]:
         if self.solver not in _NAMES:
@@ -76,7 +80,9 @@ class PyomoBackend:
             solver.options[threads] = options.threads
         return ()
 
-    def _answer(self, model: Any, program: Program, results: Any, control: Control, notes: tuple[str, ...]) -> Answer:
+    def _answer(
+        self, model: Any, program: Program, scale: float, results: Any, control: Control, notes: tuple[str, ...]
+    ) -> Answer:
         from pyomo.opt import TerminationCondition as Ended
 
         ended = results.solver.termination_condition
@@ -94,13 +100,16 @@ class PyomoBackend:
         objective = math.fsum(program.cost * values) + program.offset
         sides = results.problem.lower_bound, results.problem.upper_bound
         stated = sides[0] if program.sense == "minimise" else sides[1]
-        bound = float(stated) if isinstance(stated, (int, float)) and math.isfinite(stated) else None
+        bound = float(stated) / scale if isinstance(stated, (int, float)) and math.isfinite(stated) else None
         if bound is None and stopped == "solved":
             bound = objective
             notes = (*notes, f"{self.solver} reports no bound: its word for optimality is taken")
         worst = -math.inf if program.sense == "minimise" else math.inf
-        label = f"{self.solver} through Pyomo {version('pyomo')}"
-        return Answer(program, values, objective, worst if bound is None else bound, stopped, label, notes=notes)
+        proven = worst if bound is None else bound
+        return Answer(program, values, objective, proven, stopped, self._label(), notes=notes)
+
+    def _label(self) -> str:
+        return f"{self.solver} through Pyomo {version('pyomo')}"
 
 
 def pyomo_model(program: Program) -> Any:
