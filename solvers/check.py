@@ -87,7 +87,7 @@ class _Claims:
             found.append(f"certificate.objective is {claim.objective!r}, but the plan achieves {self.objective!r}")
         if claim.violation != 0:
             found.append(f"certificate.violation is {claim.violation!r}, and a plan must break no rule")
-        if _stronger(claim.objective, claim.bound, claim.sense) and not _close(claim.objective, claim.bound):
+        if _stronger(claim.bound, claim.objective, claim.sense) and not _close(claim.objective, claim.bound):
             found.append(f"certificate.bound is {claim.bound!r}, which the plan itself beats with {claim.objective!r}")
         found += self._bound_problems()
         gap = self.spec.gap(self.plan, claim.objective, claim.bound)

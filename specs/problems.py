@@ -75,7 +75,7 @@ def _fields(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
         if nested is None:
             return []
         model = nested
-    return [name for name in model.model_fields if name != "kind"]
+    return [field.alias or name for name, field in model.model_fields.items() if name != "kind"]
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -53,6 +53,7 @@ class Groups(Table):
     """Bounds on the rollouts of whole groups of prompts."""
 
     name: Names
+    """Name of the group."""
     least: Counts | None = None
     """Rollouts of the group together, at least."""
     most: Counts | None = None
@@ -62,10 +63,12 @@ class Groups(Table):
 class Beta(BaseModel):
     """A Beta distribution over success rates."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     alpha: PositiveAmount
+    """Successes counted in advance."""
     beta: PositiveAmount
+    """Failures counted in advance."""
 
 
 def _prior_form(value: Any) -> str:
@@ -99,10 +102,11 @@ class RolloutBudgets(Spec[RolloutPlan]):
 
     kind: Literal["rollout_budgets"] = "rollout_budgets"
     prompts: Prompts
+    """The prompts of the step."""
     total: Count | None = None
-    """Rollouts in the step, exactly; or"""
+    """Rollouts in the step, exactly. Either this, or `token_budget`."""
     token_budget: Amount | None = None
-    """tokens in the step, at most."""
+    """Tokens in the step, at most."""
     least: Count = 2
     """Rollouts per prompt, at least."""
     most: PositiveCount = 128

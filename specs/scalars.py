@@ -16,18 +16,18 @@ def _plain(value: Any) -> Any:
     return item() if item is not None and getattr(value, "ndim", 1) == 0 else value
 
 
-_Whole = Annotated[int, Strict(), BeforeValidator(_plain)]
-_Real = Annotated[float, Strict(), BeforeValidator(_plain)]
+_PLAIN = BeforeValidator(_plain)
 
-Count = Annotated[_Whole, Field(ge=0, le=LARGEST_INTEGER)]
+# The bounds stand inside the conversion, where JSON Schema finds them.
+Count = Annotated[int, Strict(), Field(ge=0, le=LARGEST_INTEGER), _PLAIN]
 """A whole number, at least 0."""
-PositiveCount = Annotated[_Whole, Field(ge=1, le=LARGEST_INTEGER)]
+PositiveCount = Annotated[int, Strict(), Field(ge=1, le=LARGEST_INTEGER), _PLAIN]
 """A whole number, at least 1."""
-Real = Annotated[_Real, Field(allow_inf_nan=False)]
+Real = Annotated[float, Strict(), Field(allow_inf_nan=False), _PLAIN]
 """A finite number."""
-Amount = Annotated[_Real, Field(ge=0, allow_inf_nan=False)]
+Amount = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False), _PLAIN]
 """A finite number, at least 0."""
-PositiveAmount = Annotated[_Real, Field(gt=0, allow_inf_nan=False)]
+PositiveAmount = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _PLAIN]
 """A finite number above 0."""
-Fraction = Annotated[_Real, Field(ge=0, le=1, allow_inf_nan=False)]
+Fraction = Annotated[float, Strict(), Field(ge=0, le=1, allow_inf_nan=False), _PLAIN]
 """A number between 0 and 1."""

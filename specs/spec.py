@@ -110,6 +110,7 @@ class _Model(_Base):
         arbitrary_types_allowed=True,
         str_strip_whitespace=True,
         ser_json_inf_nan="strings",
+        use_attribute_docstrings=True,  # what is said of a field stands in the JSON Schema too
     )
 
     def __init__(self, /, **fields: Any) -> None:
@@ -130,7 +131,8 @@ class _Model(_Base):
 
     def fields(self) -> dict[str, Any]:
         """The fields that are set, as plain values, arrays and nested dictionaries of them."""
-        return {name: _plain(value) for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+        named = ((field.alias or name, getattr(self, name)) for name, field in type(self).model_fields.items())
+        return {name: _plain(value) for name, value in named if value is not None}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Model) and type(self) is type(other) and _same(self.fields(), other.fields())
@@ -143,6 +145,9 @@ class Plan(_Model):
 
     kind: str
     name: str | None = None
+
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """What the axes of each array count, outermost first: fields of the spec where there is one of that length."""
 
     _certificate: Certificate | None = PrivateAttr(default=None)
 
@@ -172,7 +177,9 @@ class Spec(_Model, Generic[P]):
     """What is asked: a task of one kind, validated whole when it is made."""
 
     kind: str
+    """The kind of task."""
     name: str | None = None
+    """A name of the user's own, which plans repeat."""
 
     sense: ClassVar[Sense]
     unit: ClassVar[str] = ""

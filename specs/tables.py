@@ -10,7 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from .errors import Fault
 from .sources import Folder, is_reference, read_table
@@ -19,7 +29,7 @@ from .sources import Folder, is_reference, read_table
 class Table(BaseModel):
     """Columns of equal length. Subclasses declare a field per column; an optional one may be absent."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, use_attribute_docstrings=True)
 
     def __len__(self) -> int:
         return next((len(column) for column in self.columns().values()), 0)
@@ -36,7 +46,8 @@ class Table(BaseModel):
             folder = info.context if isinstance(info.context, Folder) else Folder(Path.cwd())
             return read_table(value, folder, list(cls.model_fields))
         if isinstance(value, list):
-            return _transposed(value)
+            required = (name for name, field in cls.model_fields.items() if field.is_required())
+            return _transposed(value) if value else {name: [] for name in required}
         if not isinstance(value, (Mapping, Table)):
             raise Fault(f"must be a table (columns by name, a list of rows or a file reference), got {value!r:.60}")
         return value
@@ -49,6 +60,45 @@ class Table(BaseModel):
             if length != lengths[first]:
                 raise Fault(f"{{{first}}} has {lengths[first]} entries, {{{name}}} has {length}", name)
         return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        columns = handler.resolve_ref_schema(handler(schema))
+        about = {key: columns.pop(key) for key in ("title", "description") if key in columns}
+        row = {name: _cell(column) for name, column in columns["properties"].items()}
+        rows = {"type": "array", "items": {**columns, "properties": row, "title": "Row"}, "title": "Rows"}
+        return {**about, "anyOf": [{**columns, "title": "Columns"}, rows, _TABLE_REFERENCE]}
+
+
+_TABLE_REFERENCE: JsonSchemaValue = {
+    "type": "object",
+    "title": "File reference",
+    "description": "A table kept in a file beside the spec: .csv, .parquet or .safetensors.",
+    "properties": {
+        "file": {"type": "string", "description": "Path, relative to the spec."},
+        "columns": {
+            "type": "object",
+            "additionalProperties": {"type": "string"},
+            "description": "The column of the file that each field is read from; absent if they have the same names.",
+        },
+        "rows": {
+            "type": "array",
+            "items": {"type": "integer", "minimum": 0},
+            "minItems": 2,
+            "maxItems": 2,
+            "description": "First row, and the row after the last.",
+        },
+    },
+    "required": ["file"],
+    "additionalProperties": False,
+}
+
+
+def _cell(column: JsonSchemaValue) -> JsonSchemaValue:
+    """The JSON Schema of one entry of a column, from that of the whole column."""
+    forms = [form["items"] for form in column.get("anyOf", [column]) if "items" in form]
+    about = {key: column[key] for key in ("title", "description") if key in column}
+    return {**about, **forms[0]} if len(forms) == 1 else {**about, "anyOf": forms}
 
 
 def _transposed(rows: list[Any]) -> dict[str, list[Any]]:

@@ -7,9 +7,10 @@ import time
 from dataclasses import replace
 from typing import Any
 
-import equipoise as eq
 import numpy as np
 import pytest
+
+import equipoise as eq
 from equipoise.solvers.answer import Backend, ProgramInfeasible
 from equipoise.solvers.backends import make_backend
 from equipoise.solvers.control import Control, Options
