@@ -102,6 +102,8 @@ class Document:
         return json.loads(self._text, object_pairs_hook=no_duplicates)
 
     def _yaml(self) -> Any:
+        if self._text.count(",") > LARGEST_YAML:  # parsing alone would take minutes
+            raise _too_long(self.source)
         yaml = YAML(typ="safe", pure=True)
         try:
             self._root = yaml.compose(self._text)
@@ -170,7 +172,11 @@ def _refuse_bomb(root: Node, source: str) -> None:
         return sizes[id(node)]
 
     if unfolded(root) > LARGEST_YAML:
-        raise SpecError(
-            f"{source}: holds more than {LARGEST_YAML:,} values (aliases unfolded); "
-            "keep long lists in .npy, .csv or .safetensors files and refer to them, as in {file: scores.npy}"
-        )
+        raise _too_long(source)
+
+
+def _too_long(source: str) -> SpecError:
+    return SpecError(
+        f"{source}: holds more than {LARGEST_YAML:,} values (aliases unfolded); "
+        "keep long lists in .npy, .csv or .safetensors files and refer to them, as in {file: scores.npy}"
+    )
