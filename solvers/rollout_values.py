@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..specs.rollout_budgets import GVM_ALPHA, GVM_BETA, Beta, RolloutBudgets
+from ..specs.rollout_budgets import Beta, RolloutBudgets
+from ..specs.rollout_worth import GVM_ALPHA, GVM_BETA
 from .beliefs import fit_beta
 from .program import Floats, Integers
 

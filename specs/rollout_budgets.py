@@ -11,19 +11,18 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag, model_validator
 
-from .arrays import Amounts, Counts, Floats, Integers, Matrix, PositiveAmounts, Rates, Reals
-from .errors import Fault, SpecError
+from .arrays import Amounts, Counts, Integers, Matrix, PositiveAmounts, Rates, Reals
+from .errors import Fault
 from .exact import exact, exact_dot
+from .rollout_worth import Worth
 from .scalars import Amount, Count, Fraction, PositiveAmount, PositiveCount, Real
 from .spec import Broken, Plan, Spec, above, below, differs, misshapen
 from .tables import Labels, Names, Table
 
 Value = Literal["posterior", "knapsack_rl", "neyman", "gvm", "vip", "table"]
 
-GVM_ALPHA, GVM_BETA = 1e-3, 2.0
 LARGEST_TABLE = 2**26
 """Prompts × counts that a task may have (half a gigabyte of values)."""
 
@@ -248,8 +247,8 @@ class RolloutBudgets(Spec[RolloutPlan]):
         if self.uses_prior and plan.prior is None:
             yield Broken("prior", ("prior",), math.inf, "is missing: the histories were weighed with one")
             return
-        worth = self._worth(plan.prior)
-        price, group_price = self._prices(worth, plan.rollouts)
+        worth = Worth(self, plan.prior)
+        price, group_price = worth.prices(plan.rollouts)
         yield from differs("price", "price", np.asarray(plan.price), np.asarray(price))
         if (plan.group_price is None) != (group_price is None):
             yield Broken("group_price", ("group_price",), math.inf, "is there exactly if the spec has groups")
@@ -257,7 +256,7 @@ class RolloutBudgets(Spec[RolloutPlan]):
             yield from misshapen("group_price", plan.group_price, group_price.shape)
             if plan.group_price.shape == group_price.shape:
                 yield from differs("group_price", "group_price", plan.group_price, group_price)
-        share = self._gradient_share(plan)
+        share = worth.gradient_share(plan.rollouts)
         if (share is None) != (plan.expected_gradient_share is None):
             yield Broken(
                 "expected_gradient_share",
@@ -271,28 +270,19 @@ class RolloutBudgets(Spec[RolloutPlan]):
 
     def objective(self, plan: RolloutPlan) -> float:
         """Σ value(n_i)."""
-        worth = self._worth(plan.prior)
-        return math.fsum(worth[np.arange(len(worth)), plan.rollouts])
+        table = Worth(self, plan.prior).table
+        return math.fsum(table[np.arange(len(table)), plan.rollouts])
 
     def bound(self, plan: RolloutPlan) -> float:
         """Lagrangian bound: any prices of the budget and the groups bound every plan's value from above.
 
         The plan's own prices are tried first; where they leave a gap, the best single price is searched for.
         """
-        worth = self._worth(plan.prior)
-        bound = self._priced(worth, plan.price, plan.group_price)
+        worth = Worth(self, plan.prior)
+        bound = worth.priced(plan.price, plan.group_price)
         if self.groups is not None or bound - self.objective(plan) <= 1e-9 * abs(bound):
             return bound
-        # The bound is convex in the price: a golden-section search finds its minimum.
-        slopes = np.abs(np.diff(np.where(np.isfinite(worth), worth, 0.0))) / self._cost()[:, None]
-        low, high = (0.0 if self.total is None else -slopes.max(initial=1.0)), slopes.max(initial=1.0)
-        for _ in range(100):
-            third = (high - low) * 0.382
-            if self._priced(worth, low + third, None) < self._priced(worth, high - third, None):
-                high -= third
-            else:
-                low += third
-        return min(bound, self._priced(worth, (low + high) / 2, None))
+        return min(bound, worth.least_priced())
 
     def measures(self, plan: RolloutPlan) -> dict[str, float]:
         """Rollouts, and the share of them expected to carry a gradient."""
@@ -312,158 +302,6 @@ class RolloutBudgets(Spec[RolloutPlan]):
             return np.zeros(len(self.prompts), np.int64)
         rows = {name: row for row, name in enumerate(self.groups.name)}
         return np.array([rows[name] for name in self.prompts.group], np.int64)
-
-    def _cost(self) -> Floats:
-        tokens = self.prompts.tokens if self.token_budget is not None else None
-        return np.ones(len(self.prompts)) if tokens is None else tokens
-
-    def _worth(self, prior: Beta | None) -> Floats:
-        """(prompts × counts) value of n rollouts in column n; −inf where n is not allowed."""
-        counts = np.arange(self.most + 1)
-        if self.table is not None:
-            worth = self.table.copy()
-        elif self.value in ("posterior", "knapsack_rl"):
-            worth = self._signal(prior, counts)
-        else:
-            worth = -self._variance(prior, counts)
-        drawn = self.prompts.drawn
-        least = np.maximum(self.least, 0 if drawn is None else drawn[:, None])
-        worth[np.broadcast_to((counts < least) | (counts % self.multiple_of > 0), worth.shape)] = -np.inf
-        return worth
-
-    def _moments(
-        self, prior: Beta | None, counts: Integers, ones: int, zeros: int, certain: bool
-    ) -> tuple[Any, Any, Any]:
-        """E[p^ones·q^zeros·(1, p^k, q^k)] with q = 1 − p, for further rollouts k, over the belief after the draws."""
-        drawn, rewarded = self.prompts.drawn, self.prompts.drawn_successes
-        further = counts[None, :] - (0 if drawn is None else drawn[:, None])
-        if prior is None or certain:
-            rate = self._rate(prior)[:, None]
-            weight = rate**ones * (1 - rate) ** zeros
-            clipped = np.maximum(further, 0)
-            return weight, weight * rate**clipped, weight * (1 - rate) ** clipped
-        a, b = self._belief(prior)
-        if drawn is not None and rewarded is not None:
-            a, b = a + rewarded, b + drawn - rewarded
-        base = np.exp(_log_beta(a + ones, b + zeros) - _log_beta(a, b))[:, None]
-        return (
-            base,
-            base * _ratios(a + ones, a + b + ones + zeros, further),
-            base * _ratios(b + zeros, a + b + ones + zeros, further),
-        )
-
-    def _belief(self, prior: Beta) -> tuple[Floats, Floats]:
-        successes, trials = self.prompts.successes, self.prompts.trials
-        if successes is None or trials is None:
-            raise SpecError("a belief needs successes and trials")
-        return prior.alpha + successes, prior.beta + (trials - successes)
-
-    def _rate(self, prior: Beta | None) -> Floats:
-        if self.prompts.success_rate is not None:
-            return self.prompts.success_rate
-        if prior is None:
-            raise SpecError("a success rate needs success_rate, or successes and trials")
-        a, b = self._belief(prior)
-        return a / (a + b)
-
-    def _outcomes(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """(prompts × 1) whether a success, and whether a failure, is among the drawn."""
-        drawn, rewarded = self.prompts.drawn, self.prompts.drawn_successes
-        if drawn is None or rewarded is None:
-            nothing = np.zeros((len(self.prompts), 1), np.bool_)
-            return nothing, nothing
-        return (rewarded > 0)[:, None], (rewarded < drawn)[:, None]
-
-    def _both(self, prior: Beta | None, counts: Integers, ones: int, zeros: int, certain: bool = False) -> Floats:
-        """(prompts × counts) E[p^ones·q^zeros·1(both outcomes occur, not before the draws)] for n rollouts in all."""
-        all_of_it, no_failure, no_success = self._moments(prior, counts, ones, zeros, certain)
-        success, failure = self._outcomes()
-        missing = np.where(failure, 0.0, no_failure) + np.where(success, 0.0, no_success)
-        gain = np.where(success & failure, 0.0, all_of_it - missing)
-        # Without any rollout both events coincide, and nothing is gained.
-        return np.where((counts == 0) & ~success & ~failure, 0.0, gain)
-
-    def _signal(self, prior: Beta | None, counts: Integers) -> Floats:
-        return self._both(prior, counts, 1, 2, certain=self.value == "knapsack_rl")
-
-    def _gradient_share(self, plan: RolloutPlan) -> float | None:
-        if self.prompts.success_rate is None and self.prompts.successes is None:
-            return None
-        spent = int(plan.rollouts.sum())
-        if spent == 0:
-            return 0.0
-        success, failure = self._outcomes()
-        counts = np.arange(int(plan.rollouts.max()) + 1)
-        chance = np.where(success & failure, 1.0, self._both(plan.prior, counts, 0, 0))
-        return math.fsum(chance[np.arange(len(chance)), plan.rollouts] * plan.rollouts) / spent
-
-    def _variance(self, prior: Beta | None, counts: Integers) -> Floats:
-        rate = self._rate(prior)[:, None]
-        norm = np.ones(len(rate)) if self.prompts.gradient_norm is None else self.prompts.gradient_norm
-        norm = norm[:, None]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            if self.value == "vip":
-                return 4 * norm**2 * rate * (1 - rate) * ((counts - 1) / counts.astype(np.float64) ** 2)
-            if self.value == "gvm":
-                # n ∝ G/√(p + α/p^(β−1)) is the optimum of Σ G²/((p + α/p^(β−1))·n).
-                weight = norm**2 / (rate + GVM_ALPHA / rate ** (GVM_BETA - 1))
-            else:
-                weight = norm**2 * rate * (1 - rate)
-            return weight / counts
-
-    def _prices(self, worth: Floats, rollouts: Integers) -> tuple[float, Floats | None]:
-        """The best marginal value not taken, per unit of budget; and what groups at a bound pay beside it."""
-        row, step = np.arange(len(worth)), self.multiple_of
-        cost, padded = self._cost() * step, np.pad(worth, ((0, 0), (step, step)), constant_values=-np.inf)
-        here = padded[row, rollouts + step]
-        gain = (padded[row, rollouts + 2 * step] - here) / cost
-        loss = (here - padded[row, rollouts]) / cost
-        if self.groups is None:
-            best = gain.max(initial=-np.inf)
-            return (float(best) if np.isfinite(best) else 0.0), None
-        group, size = self.membership(), len(self.groups)
-        next_gain, last_gain = np.full(size, -np.inf), np.full(size, np.inf)
-        np.maximum.at(next_gain, group, gain)
-        np.minimum.at(last_gain, group, loss)
-        given = np.bincount(group, weights=rollouts, minlength=size)
-        full = given + step > (np.inf if self.groups.most is None else self.groups.most)
-        empty = given - step < (-np.inf if self.groups.least is None else self.groups.least)
-        best = next_gain[~full].max(initial=-np.inf)
-        price = float(best) if np.isfinite(best) else 0.0
-        own = np.full(size, price)
-        own[full] = np.maximum(own, next_gain)[full]
-        own[empty] = np.minimum(own, last_gain)[empty]
-        return price, own - price
-
-    def _priced(self, worth: Floats, price: float, group_price: Floats | None) -> float:
-        """The Lagrangian bound at given prices."""
-        if self.total is None and price < 0:
-            return math.inf
-        rate, room = np.full(len(worth), price), 0.0
-        if self.groups is not None and group_price is not None:
-            rate = rate + group_price[self.membership()]
-            infinite = np.full(len(self.groups), np.inf)
-            most = infinite if self.groups.most is None else self.groups.most
-            least = -infinite if self.groups.least is None else self.groups.least
-            charged = group_price != 0
-            bound = np.where(group_price > 0, most, least)[charged]
-            room = math.fsum(group_price[charged] * bound)
-        charge = (rate * self._cost())[:, None] * np.arange(worth.shape[1])
-        budget = self.total if self.total is not None else self.token_budget or 0.0
-        return math.fsum((worth - charge).max(axis=1)) + price * budget + room
-
-
-def _log_beta(a: Floats, b: Floats) -> Floats:
-    return np.array(
-        [math.lgamma(x) + math.lgamma(y) - math.lgamma(x + y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
-    )
-
-
-def _ratios(start: Floats, total: Floats, further: Integers) -> Floats:
-    """(rows × counts) Π_{j<k} (start + j)/(total + j) for k = further, 1 where that is 0 or less."""
-    steps = np.maximum(further - 1, 0)
-    factor: Floats = np.where(further > 0, (start[:, None] + steps) / (total[:, None] + steps), 1.0)
-    return np.cumprod(factor, axis=1)
 
 
 def _at_most(

@@ -1,4 +1,4 @@
-"""Uniform rollouts, which every trainer does by default, and the published knapsack rule with its fallback."""
+"""Uniform rollouts: what trainers do by default."""
 
 from __future__ import annotations
 

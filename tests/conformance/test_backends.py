@@ -238,3 +238,11 @@ def test_highspy_and_ortools_load_in_one_process() -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_a_highspy_that_cannot_live_with_ortools_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import highspy
+
+    monkeypatch.setattr(highspy, "HIGHS_VERSION_MINOR", 15)
+    with pytest.raises(eq.BackendError, match="install highspy>=1.14,<1.15"):
+        make_backend("highs")
