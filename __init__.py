@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         SpecError,
         UnsupportedError,
     )
+    from .specs.expert_assignment import ExpertAssignment
     from .specs.reading import load
     from .specs.rollout_budgets import RolloutBudgets
     from .specs.saving import load_bundle, load_plan, save

@@ -61,7 +61,8 @@ LARGEST_COST = 2.0**10
 def cost_scale(cost: Floats) -> float:
     """The power of two (so that nothing is rounded) that brings the largest cost to about `LARGEST_COST`."""
     largest = float(np.abs(cost).max(initial=0.0))
-    return 2.0 ** round(math.log2(LARGEST_COST / largest)) if largest > 0 else 1.0
+    # Below 2⁻⁹⁰⁰ the scale itself would overflow.
+    return 2.0 ** round(math.log2(LARGEST_COST / max(largest, 2.0**-900))) if largest > 0 else 1.0
 
 
 def empty_answer(program: Program, label: str) -> Answer:

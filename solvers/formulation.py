@@ -77,6 +77,11 @@ class Formulation(ABC, Generic[S, P]):
     def prove(self, plan: P, answer: Answer) -> Evidence:
         """Objective and bound of that plan."""
 
+    def conflict(self) -> Conflict | None:
+        """The conflict in an infeasible spec, if this kind has a way of its own to find it; None leaves it to the
+        program's."""
+        return None
+
     def explain(self, conflict: Conflict) -> Explanation:
         """A conflict in the words of the spec."""
         return Explanation(f"{' and '.join(conflict.fields) or 'the spec'} cannot be met together")

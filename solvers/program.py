@@ -84,6 +84,8 @@ class Program:
     """The relative gap that `method="auto"` asks for."""
     integral: bool = False
     """The relaxation has whole vertices (its matrix is totally unimodular): no branching is needed."""
+    start: Floats | None = None
+    """A point that satisfies everything, for a search to begin with; and the answer if there is no time for any."""
 
     @property
     def columns(self) -> int:

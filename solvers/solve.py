@@ -75,7 +75,7 @@ class Solver:
             control.stage = goal.name
             aimed = replace(program, gap=0.0).aimed(goal.sense, goal.cost)
             answers.append(backend.solve(aimed, self.options, control))
-            program = program.settled(goal, answers[-1].objective)
+            program = replace(program.settled(goal, answers[-1].objective), start=answers[-1].values)
         control.stage = ""
         return replace(backend.solve(replace(program, goals=()), self.options, control), goals=tuple(answers))
 
@@ -113,6 +113,6 @@ class Solver:
 
 
 def _infeasible(form: Formulation[Any, Any], program: Program) -> InfeasibleError:
-    conflict = find_conflict(program)
+    conflict = form.conflict() or find_conflict(program)
     explanation = form.explain(conflict)
     return InfeasibleError(explanation.message, conflict.fields, explanation.change)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag, model_validator
@@ -90,6 +90,8 @@ class RolloutPlan(Plan):
     group_price: Reals | None = None
     expected_gradient_share: Fraction | None = None
     prior: Beta | None = None
+
+    axes: ClassVar = {"rollouts": ("prompts",), "group_price": ("groups",)}
 
 
 class RolloutBudgets(Spec[RolloutPlan]):

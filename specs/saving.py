@@ -102,7 +102,7 @@ def is_bundle(document: Any) -> bool:
 
 def _read_bundle(document: Any, source: str) -> Bundle:
     if not is_bundle(document) or not isinstance(document["plan"], Mapping):
-        raise SpecError(f"{source}: is not a saved plan: it has no 'plan'")
+        raise SpecError([Problem("is not a saved plan: it has no 'plan'", (), source)])
     folder = Folder(None)
     fields = document["plan"]
     name = fields.get("kind")

@@ -235,7 +235,9 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(value, other[name]) for name, value in one.items())
     if isinstance(one, np.ndarray):
-        return isinstance(other, np.ndarray) and one.dtype == other.dtype and np.array_equal(one, other)
+        if not isinstance(other, np.ndarray) or one.dtype != other.dtype:
+            return False
+        return np.array_equal(one, other) or one.size == other.size == 0  # a list of no rows has no columns
     return type(one) is type(other) and one == other
 
 
@@ -247,8 +249,8 @@ def _feed(state: Any, value: Any) -> None:
         state.update(b"}")
     elif isinstance(value, np.ndarray):
         array: NDArray[Any] = np.ascontiguousarray(value).astype(value.dtype.newbyteorder("<"), copy=False)
-        state.update(f"{array.dtype.str}{array.shape}".encode())
-        state.update(array.data)
+        state.update(f"{array.dtype.str}{array.shape if array.size else 'empty'}".encode())
+        state.update(array.tobytes() if not array.size else array.data)
     else:
         state.update(json.dumps(value).encode())
 

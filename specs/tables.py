@@ -96,8 +96,10 @@ _TABLE_REFERENCE: JsonSchemaValue = {
 
 def _cell(column: JsonSchemaValue) -> JsonSchemaValue:
     """The JSON Schema of one entry of a column, from that of the whole column."""
-    forms = [form["items"] for form in column.get("anyOf", [column]) if "items" in form]
     about = {key: column[key] for key in ("title", "description") if key in column}
+    forms = [form["items"] for form in column.get("anyOf", [column]) if "items" in form]
+    if not forms:  # a table within the table: its row stands for it
+        forms = [{"type": "object"}]
     return {**about, **forms[0]} if len(forms) == 1 else {**about, "anyOf": forms}
 
 

@@ -1,7 +1,7 @@
 """OR-Tools min-cost flow, for programs that are transportation problems: supplies, capacities, unit arcs.
 
-Its costs are integers: real ones are scaled to 2⁴⁰ steps between the smallest and the largest, and what the
-rounding may have cost is added to the bound.
+Its costs are integers: real ones are counted in steps of about 2⁻⁴⁰ of their spread (a power of two, so that costs
+of few digits are not rounded at all), and what the rounding may have cost is added to the bound.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 from ...specs.errors import BackendError, UnsupportedError
 from ..answer import Answer, ProgramInfeasible
 from ..control import Control, Options, run_apart
-from ..program import Integers, Program
+from ..program import Floats, Integers, Program
 
-STEPS = 2.0**40
-"""Integer cost steps between the cheapest and the dearest arc. OR-Tools multiplies by the number of nodes."""
+STEP_BITS, COST_BITS = 40, 60
+"""Binary digits of the integer costs, and of their product with the number of nodes, which OR-Tools forms."""
 
 
 class FlowBackend:
@@ -38,11 +38,11 @@ class FlowBackend:
             raise UnsupportedError("the program is not a transportation problem")
         from ortools.graph.python import min_cost_flow
 
-        spread = float(np.ptp(program.cost)) if program.columns else 0.0
-        step = spread / STEPS if spread > 0 else 1.0
         sign = 1.0 if program.sense == "minimise" else -1.0
-        low = program.cost.min(initial=0.0) if sign > 0 else program.cost.max(initial=0.0)
-        costs = np.rint(sign * (program.cost - low) / step).astype(np.int64)
+        above, exact = _above(sign * program.cost, network.chain)
+        bits = min(STEP_BITS, COST_BITS - (program.height + 1).bit_length())
+        exponent = math.frexp(float(above.max(initial=0.0)))[1] - bits
+        costs = np.rint(np.ldexp(above, -exponent)).astype(np.int64)
         solver: Any = min_cost_flow.SimpleMinCostFlow()
         network.load(solver, program, costs)
         status = run_apart(solver.solve, lambda: None, control)
@@ -52,18 +52,23 @@ class FlowBackend:
             raise BackendError(f"OR-Tools min-cost flow answered {status}")
         values = np.asarray(solver.flows(np.arange(program.columns, dtype=np.int32)), dtype=np.float64)
         objective = math.fsum(program.cost * values) + program.offset
-        rounding = float(values.sum()) * step  # half a step per unit in this flow, half in the better one
-        bound = objective - sign * rounding
+        # Half a step per unit in this flow, half in the better one.
+        rounding = float(values.sum()) * math.ldexp(1.0, exponent)
+        bound = objective - sign * rounding if rounding < exact else -sign * math.inf
         label = f"OR-Tools {version('ortools')} min-cost flow"
         return Answer(program, values, objective, bound, "solved", label)
 
 
 @dataclass(frozen=True)
 class _Network:
-    """Rows as nodes: sources are met exactly, sinks are limits; one arc per column."""
+    """Rows as nodes: sources are met exactly, sinks are limits; one arc per column.
+
+    chain: arcs at most that one rerouting takes up; it gives up as many.
+    """
 
     tails: Integers
     heads: Integers
+    chain: int
 
     def load(self, solver: Any, program: Program, costs: Integers) -> None:
         nodes, drain = program.height, program.height
@@ -97,4 +102,39 @@ def _network(program: Program) -> _Network | None:
         return None
     if (first == second).any():
         return None
-    return _Network(np.where(first, pairs[:, 0], pairs[:, 1]), np.where(first, pairs[:, 1], pairs[:, 0]))
+    chain = min(int(exact.sum()), int((~exact).sum())) + 1
+    return _Network(np.where(first, pairs[:, 0], pairs[:, 1]), np.where(first, pairs[:, 1], pairs[:, 0]), chain)
+
+
+def _above(cost: Floats, chain: int) -> tuple[Floats, float]:
+    """Costs above the smallest, gaps that decide alone made smaller; and up to which sum differences are still true.
+
+    A score of −3e38 as a mask would leave no digits for the others. Two flows differ by reroutings of `chain` arcs at
+    most. So a gap between consecutive costs of more than `chain` times all smaller gaps together decides over them,
+    whatever its exact size, and the order of the flows stays the same if it shrinks to twice that.
+    """
+    if not len(cost):
+        return cost, math.inf
+    low, high = cost.min(), cost.max()
+    edge = (high - low) / (chain + 1)
+    if not edge > 0 or ((cost - low > edge) & (high - cost > edge)).any():
+        return cost - low, math.inf  # there is no such gap
+    values = np.unique(cost)
+    gaps = np.diff(values)
+    order = np.argsort(gaps, kind="stable")
+    within = np.concatenate([[0.0], np.cumsum(gaps[order])[:-1]])  # all smaller gaps together
+    kept = len(gaps)
+    while kept > 1 and gaps[order[kept - 1]] > chain * within[kept - 1]:
+        kept -= 1
+    if kept == len(gaps):
+        return cost - low, math.inf
+    total = float(gaps[order[:kept]].sum())
+    exact = chain * total
+    for wide in order[kept:].tolist():
+        gaps[wide] = min(gaps[wide], 2 * chain * total)
+        total += float(gaps[wide])
+    cuts = np.sort(order[kept:])
+    firsts, lasts = values[np.append(0, cuts + 1)], values[np.append(cuts, -1)]
+    offset = np.append(0.0, np.cumsum((lasts - firsts)[:-1] + gaps[cuts]))
+    cluster = np.searchsorted(firsts, cost, side="right") - 1
+    return cost - firsts[cluster] + offset[cluster], exact

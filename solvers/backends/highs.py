@@ -32,6 +32,7 @@ class HighsBackend:
     name: ClassVar[str] = "highs"
 
     def __init__(self) -> None:
+        _refuse_twin_libraries()
         self._model: Any = None
         self._program: Program | None = None
 
@@ -63,6 +64,8 @@ class HighsBackend:
         _watch(model, stop, control, scale, program)
         self._set_options(model, program, options, control)
         _check(model.setOptionValue("presolve", "choose" if presolve else "off"), "option presolve")
+        if program.start is not None and program.integer.any():
+            model.setSolution(program.columns, np.arange(program.columns, dtype=np.int32), program.start)
 
         def cancel() -> None:
             stop["now"] = True
@@ -128,6 +131,8 @@ class HighsBackend:
             stopped = control.why_stopped()
         info, search = model.getInfo(), bool(program.integer.any())
         if info.primal_solution_status != highspy.kSolutionStatusFeasible:
+            if program.start is not None:
+                return _unsearched(program, stopped, self._label(search))
             raise SolveTimeout(f"no feasible plan was found within {control.seconds:.3g} s ({stopped})")
         solution = model.getSolution()
         values = np.asarray(solution.col_value, dtype=np.float64)
@@ -147,6 +152,28 @@ class HighsBackend:
 
         version = f"{highspy.HIGHS_VERSION_MAJOR}.{highspy.HIGHS_VERSION_MINOR}.{highspy.HIGHS_VERSION_PATCH}"
         return f"HiGHS {version} {'branch and bound' if search else 'simplex'}"
+
+
+def _unsearched(program: Program, stopped: Stopped, label: str) -> Answer:
+    """The point to start from as the answer, where time was over before the search had any of its own."""
+    values = np.zeros(0) if program.start is None else program.start.copy()
+    bound = -math.inf if program.sense == "minimise" else math.inf
+    note = "the plan is the one to start from: there was no time to search for a better one"
+    objective = math.fsum(program.cost * values) + program.offset
+    return Answer(program, values, objective, bound, stopped, label, notes=(note,))
+
+
+def _refuse_twin_libraries() -> None:
+    """Name the cause where pip was talked into a highspy that cannot share a process with OR-Tools."""
+    try:
+        import highspy
+    except ImportError as error:
+        raise BackendError(f"highspy cannot be loaded ({error}); Equipoise needs highspy>=1.14,<1.15") from None
+    if (highspy.HIGHS_VERSION_MAJOR, highspy.HIGHS_VERSION_MINOR) >= (1, 15):
+        raise BackendError(
+            "highspy 1.15 and OR-Tools 9.15 bring two different HiGHS libraries, which crash in one process; "
+            "install highspy>=1.14,<1.15"
+        )
 
 
 def _pass(model: Any, program: Program, scale: float) -> None:

@@ -244,5 +244,5 @@ def test_a_highspy_that_cannot_live_with_ortools_is_named(monkeypatch: pytest.Mo
     import highspy
 
     monkeypatch.setattr(highspy, "HIGHS_VERSION_MINOR", 15)
-    with pytest.raises(eq.BackendError, match="install highspy>=1.14,<1.15"):
+    with pytest.raises(eq.BackendError, match=r"install highspy>=1\.14,<1\.15"):
         make_backend("highs")
