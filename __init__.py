@@ -60,9 +60,9 @@ _NAMES = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def _kind_names() -> dict[str, str]:
-    """The spec classes, which are discovered: `RolloutBudgets` lives in `specs/rollout_budgets.py`."""
-    stems = (path.stem for path in (Path(__file__).parent / "specs").glob("*_*.py"))
-    return {stem.title().replace("_", ""): f"specs.{stem}" for stem in stems if not stem.startswith("_")}
+    """The spec classes, which are discovered: a kind is a spec that has a formulation of the same name."""
+    stems = [path.stem for path in (Path(__file__).parent / "solvers" / "formulations").glob("[a-z]*.py")]
+    return {stem.title().replace("_", ""): f"specs.{stem}" for stem in stems}
 
 
 def __getattr__(name: str) -> Any:
