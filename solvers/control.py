@@ -18,8 +18,12 @@ Method = Literal["auto", "exact", "fast"]
 
 POLL = 0.02
 """Seconds between two looks at the deadline and the watcher while a backend runs."""
-GRACE = 5.0
+GRACE = 3.0
 """Seconds that a backend has to stop after it was told to, before it is given up."""
+
+
+class BackendStuck(SolveTimeout):
+    """A backend did not stop when it was told to. Its thread is left behind, and ends when the backend looks up."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,11 @@ class Control:
         """Seconds until the deadline; infinite without one."""
         return math.inf if self.time_limit is None else max(self.time_limit - self.seconds, 0.0)
 
+    @property
+    def bound(self) -> float | None:
+        """The last bound that a backend reported."""
+        return self._bound
+
     def report(self, objective: float | None, bound: float | None) -> None:
         """What a backend knows so far; may be called from its own thread."""
         self._objective, self._bound = objective, bound
@@ -116,7 +125,7 @@ def run_apart(work: Callable[[], T], cancel: Cancel, control: Control) -> T:
     """Run a backend's blocking call in a thread of its own, and stop it when the deadline or the watcher says.
 
     A thread per call also keeps two solves apart: HiGHS sizes its executor per thread. A backend that does not
-    stop within the grace is abandoned with its (daemon) thread, and `SolveTimeout` is raised.
+    stop within the grace is abandoned with its (daemon) thread, and `BackendStuck` is raised.
     """
     finished = threading.Event()
     outcome: list[Any] = []
@@ -137,7 +146,7 @@ def run_apart(work: Callable[[], T], cancel: Cancel, control: Control) -> T:
                 cancel()
                 stop_at = time.perf_counter() + GRACE
             if stop_at is not None and time.perf_counter() > stop_at:
-                raise SolveTimeout(f"the backend did not stop within {GRACE:g} s of being told to")
+                raise BackendStuck(f"the backend did not stop within {GRACE:g} s of being told to")
     except BaseException:
         cancel()
         finished.wait(GRACE)

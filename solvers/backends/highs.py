@@ -16,12 +16,15 @@ import numpy as np
 from ...specs.certificate import Stopped
 from ...specs.errors import BackendError, SolveTimeout, UnsupportedError
 from ..answer import Answer, ProgramInfeasible, cost_scale, empty_answer
-from ..control import Control, Options, run_apart
+from ..control import BackendStuck, Control, Options, run_apart
 from ..program import Program
 
 SMALLEST_COEFFICIENT = 1e-9
 """HiGHS drops smaller coefficients without a word."""
 DUAL_TOLERANCE = 1e-10
+UNSOUND_PRESOLVE = "1.14.0"
+"""The version whose presolve fixes columns wrongly where a program has whole ones, and calls the result optimal
+(HiGHS issue 2957, mended by its pull request 2961; 1.13 and 1.15 are sound)."""
 WHOLE = 1e-6
 """How far from a whole number the value of an integer column may be."""
 
@@ -60,24 +63,26 @@ class HighsBackend:
     def _run(self, program: Program, options: Options, control: Control, presolve: bool = True) -> Answer:
         scale = cost_scale(program.cost)
         model = self._prepared(program, scale)
-        stop = {"now": False}
-        _watch(model, stop, control, scale, program)
+        watch = _Watch(model, program, scale, control)
         self._set_options(model, program, options, control)
+        presolve = presolve and not (program.integer.any() and _version() == UNSOUND_PRESOLVE)
         _check(model.setOptionValue("presolve", "choose" if presolve else "off"), "option presolve")
         if program.start is not None and program.integer.any():
             model.setSolution(program.columns, np.arange(program.columns, dtype=np.int32), program.start)
 
-        def cancel() -> None:
-            stop["now"] = True
-
         try:
-            status = run_apart(model.run, cancel, control)
+            status = run_apart(model.run, watch.stop, control)
             return self._answer(model, program, scale, status, control)
+        except BackendStuck:
+            self._model = None
+            if (answer := watch.abandoned(self._label(True))) is not None:
+                return answer
+            raise
         except BaseException:
             self._model = None
             raise
         finally:
-            if stop["now"]:
+            if watch.stopped:
                 self._model = None  # an interrupt is sticky: the next solve takes a new model
 
     def _prepared(self, program: Program, scale: float) -> Any:
@@ -148,10 +153,13 @@ class HighsBackend:
         return Answer(program, values, objective, bound, stopped, self._label(search), duals)
 
     def _label(self, search: bool) -> str:
-        import highspy
+        return f"HiGHS {_version()} {'branch and bound' if search else 'simplex'}"
 
-        version = f"{highspy.HIGHS_VERSION_MAJOR}.{highspy.HIGHS_VERSION_MINOR}.{highspy.HIGHS_VERSION_PATCH}"
-        return f"HiGHS {version} {'branch and bound' if search else 'simplex'}"
+
+def _version() -> str:
+    import highspy
+
+    return f"{highspy.HIGHS_VERSION_MAJOR}.{highspy.HIGHS_VERSION_MINOR}.{highspy.HIGHS_VERSION_PATCH}"
 
 
 def _unsearched(program: Program, stopped: Stopped, label: str) -> Answer:
@@ -207,21 +215,50 @@ def _check(status: Any, what: str) -> None:
         raise BackendError(f"HiGHS answered {status} to {what}")
 
 
-def _watch(model: Any, stop: dict[str, bool], control: Control, scale: float, program: Program) -> None:
-    """Let a running model see the stop button, and report its incumbents and bounds."""
+class _Watch:
+    """Eyes on a running model: shows it the stop button, reports its bounds, keeps its best point."""
 
-    search = bool(program.integer.any())
+    def __init__(self, model: Any, program: Program, scale: float, control: Control) -> None:
+        self.program, self.scale, self.control = program, scale, control
+        self.stopped = False
+        self.best: Floats | None = None
+        model.cbSimplexInterrupt += self._interrupt
+        model.cbIpmInterrupt += self._interrupt
+        model.cbMipInterrupt += self._interrupt
+        if program.integer.any():
+            model.cbMipInterrupt += self._report
+            model.cbMipImprovingSolution += self._keep
 
-    def interrupt(event: Any) -> None:
-        if stop["now"]:
+    def stop(self) -> None:
+        """Have the model stop when it next looks."""
+        self.stopped = True
+
+    def _interrupt(self, event: Any) -> None:
+        if self.stopped:
             event.interrupt()
-        if search:
-            found, proven = event.data_out.mip_primal_bound, event.data_out.mip_dual_bound
-            control.report(*(v / scale + program.offset if abs(v) < 1e30 else None for v in (found, proven)))
 
-    model.cbSimplexInterrupt += interrupt
-    model.cbIpmInterrupt += interrupt
-    model.cbMipInterrupt += interrupt
+    def _report(self, event: Any) -> None:
+        sides = event.data_out.mip_primal_bound, event.data_out.mip_dual_bound
+        self.control.report(
+            *(side / self.scale + self.program.offset if abs(side) < 1e30 else None for side in sides)
+        )
+
+    def _keep(self, event: Any) -> None:
+        self.best = np.array(event.data_out.mip_solution, dtype=np.float64)
+        self._report(event)
+
+    def abandoned(self, label: str) -> Answer | None:
+        """The best point of a model that did not stop when it was told to, with the last bound that it reported."""
+        if self.best is None:
+            return None
+        values, program = self.best, self.program
+        values[program.integer] = np.rint(values[program.integer])
+        objective = math.fsum(program.cost * values) + program.offset
+        bound = self.control.bound
+        if bound is None:
+            bound = -math.inf if program.sense == "minimise" else math.inf
+        note = "HiGHS did not stop in time and was abandoned; the plan is the best that it had reported"
+        return Answer(program, values, objective, bound, self.control.why_stopped(), label, notes=(note,))
 
 
 def _unwatch(model: Any) -> None:

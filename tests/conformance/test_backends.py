@@ -13,6 +13,7 @@ import pytest
 import equipoise as eq
 from equipoise.solvers.answer import Backend, ProgramInfeasible
 from equipoise.solvers.backends import make_backend
+from equipoise.solvers.backends.highs import HighsBackend, _Watch
 from equipoise.solvers.control import Control, Options
 from equipoise.solvers.program import Builder, Program
 
@@ -93,6 +94,23 @@ def test_a_watcher_sees_progress_and_can_stop() -> None:
     assert answer.bound > answer.objective > 0
     assert seen[-1].objective is not None
     assert seen[-1].bound is not None and seen[-1].bound >= seen[-1].objective
+
+
+def test_a_backend_that_will_not_stop_is_left_behind_with_its_best_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("equipoise.solvers.control.GRACE", 0.1)
+    monkeypatch.setattr(_Watch, "stop", lambda watch: None)  # deaf to the stop button
+    backend, program = make_backend("highs"), programs.knapsack(60, 2)
+    monkeypatch.setattr(HighsBackend, "_set_options", forget_the_time_limit)
+    answer = solve(backend, program, Options("exact", time_limit=0.5))
+    assert answer.stopped == "time limit"
+    assert "abandoned" in answer.notes[0]
+    assert answer.bound > answer.objective > 0
+    assert (program.activity(answer.values) <= program.row_upper + 1e-6).all()
+
+
+def forget_the_time_limit(backend: Any, model: Any, program: Program, options: Options, control: Control) -> None:
+    model.setOptionValue("threads", options.threads)
+    model.setOptionValue("time_limit", 2.0)  # so that the thread left behind ends with the tests
 
 
 def test_a_gap_that_is_asked_for_ends_the_search_early() -> None:
