@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .solvers.session import Session, session
     from .solvers.solve import solve
     from .specs.certificate import Certificate
+    from .specs.collection_budgets import CollectionBudgets
+    from .specs.decode_allocation import DecodeAllocation
     from .specs.errors import (
         BackendError,
         EquipoiseError,

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from ..specs.certificate import OPTIMAL_GAP, Certificate, Sense
+from ..specs.certificate import OPTIMAL_GAP, SEARCH_TOLERANCE, Certificate, Sense
 from ..specs.spec import Plan, Spec
 
 TOLERANCE = 1e-9
 """Relative room for the rounding of a recomputed objective or bound."""
-SEARCH_TOLERANCE = 1e-6
-"""The relative gap up to which a backend's search may call its answer optimal."""
 SHOWN = 20
 """Broken rules listed at most."""
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, TypeVar
 
-from ..specs.certificate import OPTIMAL_GAP, Certificate, Status, Stopped
+from ..specs.certificate import OPTIMAL_GAP, SEARCH_TOLERANCE, Certificate, Status, Stopped
 from ..specs.errors import BackendError, InfeasibleError, UnsupportedError
 from ..specs.spec import Plan, Spec
 from .answer import Answer, Backend, ProgramInfeasible
@@ -86,7 +86,7 @@ class Solver:
         gap = spec.gap(plan, evidence.objective, evidence.bound)
         unfinished: list[Stopped] = [part.stopped for part in (*answer.goals, answer) if part.stopped != "solved"]
         stopped: Stopped = unfinished[0] if unfinished else "solved"
-        proven = gap <= OPTIMAL_GAP if evidence.proof != "search" else stopped == "solved"
+        proven = gap <= OPTIMAL_GAP if evidence.proof != "search" else stopped == "solved" and gap <= SEARCH_TOLERANCE
         status: Status = "optimal" if proven else "feasible"
         how = "exact" if self.options.asked_gap(answer.program.gap) == 0 else "auto"
         return plan.with_certificate(

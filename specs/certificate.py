@@ -14,6 +14,8 @@ Stopped = Literal["solved", "gap", "time limit", "interrupted"]
 
 OPTIMAL_GAP = 1e-9
 """The largest relative gap of an answer that calls itself optimal by a dual or threshold proof."""
+SEARCH_TOLERANCE = 1e-6
+"""The largest relative gap of an answer that calls itself optimal by a backend's finished search."""
 
 # JSON has no infinity: a bound that nothing is known about travels as a string.
 Extended = Annotated[

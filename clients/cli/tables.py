@@ -48,6 +48,11 @@ class Series:
     values: NDArray[Any]
     position: bool = False
 
+    @property
+    def deep(self) -> bool:
+        """Whether it lies deep in a plan: the parameters behind a fit, say, which few want to read."""
+        return self.name.count(".") > 1
+
     def texts(self, values: NDArray[Any]) -> list[str]:
         """Some of its numbers, to be read."""
         if self.position:
@@ -72,7 +77,11 @@ class Block:
 
 def decision(plan: Plan, spec: Spec[Any] | None, console: Console, whole: bool = False) -> Iterator[RenderableType]:
     """The tables of a plan, long ones cut short and summed up unless `whole`."""
+    deep: list[str] = []
     for block in blocks(plan, spec):
+        if not whole and all(series.deep for series in block.series):
+            deep += [series.name for series in block.series]
+            continue
         if not block.labels:
             yield Text(f"no {block.axis}: nothing to decide", style="dim")
             continue
@@ -87,6 +96,8 @@ def decision(plan: Plan, spec: Spec[Any] | None, console: Console, whole: bool =
         else:
             yield grid
             yield from (_counts(block, series, console.width - BESIDE) for series in counted)
+    if deep:
+        yield Text(f"{', '.join(deep)}: shown with --all", style="dim")
 
 
 def scalars(plan: Plan) -> dict[str, float]:

@@ -1,0 +1,124 @@
+"""What further samples of each group cost and are worth: collection budgets as formulation and baselines see them."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+
+from ..specs.arrays import Floats, Integers
+from ..specs.collection_budgets import Bends, CollectionBudgets, CollectionPlan, PowerLaws
+from ..specs.collection_budgets import ConvexCurves as RecordedConvex
+from ..specs.exact import exact_dot
+from .curves import ConvexCurves, Curves, PowerLawCurves, Sightings, fit_convex, fit_power_laws, sightings
+from .purse import purse
+
+UNLIMITED = 2**53
+"""Stands for as many samples as anybody could want."""
+
+
+class Market:
+    """The groups of a spec, counted in lots.
+
+    purse: prices of a lot and the budget, in whole units. least, most: (groups,) lots that must and may be
+    bought, `most` as `groups.available` and `groups.most` say; top: no more than the whole budget buys of each.
+    """
+
+    def __init__(self, spec: CollectionBudgets) -> None:
+        self.spec = spec
+        groups, none = spec.groups, np.zeros(len(spec.groups), np.int64)
+        self.cost: Floats = np.ones(len(groups)) if groups.cost is None else groups.cost
+        self.weight: Floats = np.ones(len(groups)) if groups.weight is None else groups.weight
+        self.purse = purse(self.cost, spec.lot, spec.budget)
+        self.least: Integers = none if groups.least is None else -(-groups.least // spec.lot)
+        self.available: Integers = (none + UNLIMITED if groups.available is None else groups.available) // spec.lot
+        self.permitted: Integers = (none + UNLIMITED if groups.most is None else groups.most) // spec.lot
+        self.most: Integers = np.minimum(self.available, self.permitted)
+        self.top: Integers = np.minimum(self.most, self.purse.room // self.purse.cost)
+
+    @property
+    def affordable(self) -> bool:
+        """Whether what must be bought can be bought."""
+        return bool((self.least <= self.top).all()) and self.purse.spent(self.least) <= self.purse.room
+
+    def money(self, lots: Integers) -> Fraction:
+        """What so many lots of each group cost."""
+        return exact_dot(self.cost, lots * self.spec.lot)
+
+    @cached_property
+    def seen(self) -> Sightings | None:
+        """The observations, as the fits want them; None where curves are given."""
+        seen, names = self.spec.observations, {name: row for row, name in enumerate(self.spec.groups.name)}
+        if seen is None:
+            return None
+        rows = np.array([names[name] for name in seen.group], np.int64)
+        return sightings(rows, seen.samples, seen.loss, seen.stderr, len(names))
+
+    @cached_property
+    def curves(self) -> Curves:
+        """The learning curves, given or fitted."""
+        if self.seen is not None and len(self.weight):
+            return fit_power_laws(self.seen) if self.spec.model == "power_law" else fit_convex(self.seen)
+        curve = self.spec.groups.curve
+        if curve is None:  # no groups at all
+            return PowerLawCurves(self.cost, self.cost, self.cost)
+        return PowerLawCurves(curve.asymptote, curve.scale, curve.exponent, curve.loss_at_zero)
+
+    def loss(self, group: Integers, lots: Integers) -> Floats:
+        """(k,) losses of (k,) groups with (k,) lots bought."""
+        return self.curves.loss(group, self.spec.groups.collected[group] + lots * self.spec.lot)
+
+    def worth(self, group: Integers, lots: Integers) -> Floats:
+        """(k,) what lots spare the objective, up to a constant; for `worst_group`, the weighted mean."""
+        loss, weight = self.loss(group, lots), self.weight[group]
+        if self.spec.minimise == "alpha_fair":
+            return -weight * loss ** (1 + self.spec.alpha) / (1 + self.spec.alpha)
+        return -weight * loss / math.fsum(self.weight)
+
+    @property
+    def every(self) -> Integers:
+        """All groups."""
+        return np.arange(len(self.weight))
+
+    def blunt(self, group: Integers, start: Integers) -> Integers:
+        """Of (k,) groups, those whose first lot after (k,) `start` is worth less than their second.
+
+        That happens only to the first samples of all, whose loss is none of the curve's.
+        """
+        none = group[self.spec.groups.collected[group] + start == 0]
+        first, second = (
+            self.worth(none, np.full(len(none), lots + 1)) - self.worth(none, np.full(len(none), lots))
+            for lots in (0, 1)
+        )
+        return none[first < second]
+
+    def plan(self, lots: Integers) -> CollectionPlan:
+        """The plan that buys so many lots of each group, with what it says of itself."""
+        return CollectionPlan(
+            name=self.spec.name,
+            samples=lots * self.spec.lot,
+            predicted_loss=self.loss(self.every, lots),
+            price=self._price(lots),
+            fit=self._recorded(),
+        )
+
+    def _price(self, lots: Integers) -> float:
+        """What the best single further lot spares the objective, per unit of budget; 0 if none may be bought."""
+        gain = (self.worth(self.every, lots + 1) - self.worth(self.every, lots)) / (self.cost * self.spec.lot)
+        return max(float(gain[lots < self.most].max(initial=0.0)), 0.0)
+
+    def _recorded(self) -> PowerLaws | RecordedConvex | None:
+        """The fit, in the form in which plans carry it."""
+        if self.seen is None:
+            return None
+        curves, error = self.curves, self.seen.error(self.curves) if len(self.weight) else self.cost
+        if isinstance(curves, ConvexCurves):
+            group, place = np.nonzero(curves.weight)
+            bends = Bends(group=group, samples=curves.bend[group, place], weight=curves.weight[group, place])
+            return RecordedConvex(level=curves.level, slope=curves.slope, bends=bends, error=error)
+        if isinstance(curves, PowerLawCurves):
+            laws = {"asymptote": curves.asymptote, "scale": curves.scale, "exponent": curves.exponent}
+            return PowerLaws(**laws, error=error)
+        return None

@@ -1,0 +1,54 @@
+"""A budget and prices in whole units of money, so that what is affordable is a matter of integers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from ..specs.arrays import Floats, Integers
+from ..specs.exact import exact
+
+FINEST = 2**52
+"""Units that a budget is cut into where decimals share no unit that float64 can count in."""
+LARGEST = 2**52
+OUT_OF_REACH = 2**8
+"""How many times the budget a price may be before it no longer matters how many."""
+
+
+@dataclass(frozen=True)
+class Purse:
+    """cost: (items,) units that one piece takes; true_cost: the same before any rounding. room: units there are. unit: what one is, in money.
+
+    Prices far above `room` are all the same: out of reach. coarse: prices had to be rounded up to
+    a FINEST-th of the budget: no purchase overspends, and one that just would not may be missed.
+    """
+
+    cost: Integers
+    room: int
+    unit: Fraction
+    true_cost: Floats
+    coarse: bool = False
+
+    def spent(self, pieces: Integers) -> int:
+        """Units that so many pieces of each item take."""
+        return sum(unit * count for unit, count in zip(self.cost.tolist(), pieces.tolist(), strict=True))
+
+
+def purse(cost: Floats, lot: int, budget: float) -> Purse:
+    """The purse of a budget for lots of items at (items,) costs each; what no lots could spend is left out."""
+    lots, amount = [exact(price) * lot for price in cost.tolist()], exact(budget)
+    # The largest unit that every price is a multiple of; a budget above a multiple of it is as good as that.
+    unit = Fraction(
+        math.gcd(*(price.numerator for price in lots)) or 1, math.lcm(*(price.denominator for price in lots))
+    )
+    coarse = amount > LARGEST * unit
+    if coarse:
+        unit = amount / FINEST
+    room = int(amount / unit)
+    ceiling = max(OUT_OF_REACH * (room + 1), 2**20)
+    units = [min(price / unit, Fraction(ceiling)) for price in lots]
+    whole = np.array([math.ceil(price) for price in units], np.int64)
+    return Purse(whole, room, unit, np.array([float(price) for price in units]), coarse)

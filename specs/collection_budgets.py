@@ -1,0 +1,511 @@
+"""Whose data to collect next: how many further samples of each group to buy within a budget.
+
+A group's loss falls with its samples along a learning curve, given or fitted to observations. Sources: Cai et al.
+(arXiv 2202.01327) for utilities of power-law group losses under a budget; LCDB 1.1 (arXiv 2505.15657) for how
+often real curves are no power laws, hence the model `convex_monotone` and the recorded errors of every fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from fractions import Fraction as Rational
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from .arrays import Amounts, Counts, Floats, Integers, PositiveAmounts, PositiveCounts, Rates, Reals
+from .certificate import relative_gap
+from .errors import Fault
+from .exact import exact, exact_dot
+from .scalars import LARGEST_INTEGER, Amount, PositiveCount
+from .sources import suggest
+from .spec import Broken, Plan, Spec, above, below, differs, misshapen
+from .tables import Labels, Names, Table
+
+Objective = Literal["weighted_mean", "worst_group", "alpha_fair"]
+Model = Literal["power_law", "convex_monotone"]
+
+FEWEST: dict[Model, int] = {"power_law": 3, "convex_monotone": 2}
+"""Observations that a fit of each model needs per group."""
+GAP_ROOM = 1e-9
+"""By how much, relative to the largest loss, two losses may exceed `max_gap`: they are computed, not given."""
+SHARE_ROOM = 1e-9
+"""By how much of all samples a share may be missed: a third of them cannot be written down."""
+
+
+class Curve(Table):
+    """Learning curves, a row per group: loss(n) = asymptote + scale·n^−exponent for n ≥ 1 samples."""
+
+    asymptote: Amounts
+    """Loss that no number of samples gets below."""
+    scale: Amounts
+    """Loss above the asymptote at one sample."""
+    exponent: PositiveAmounts
+    """How fast the loss falls."""
+    loss_at_zero: Amounts | None = None
+    """Loss without any sample, at least that at one; needed where nothing is collected yet."""
+
+
+class Groups(Table):
+    """The groups whose data can be collected, a row each."""
+
+    name: Names
+    collected: Counts
+    """Samples held already."""
+    cost: PositiveAmounts | None = None
+    """Budget that one further sample takes; 1 if absent."""
+    available: Counts | None = None
+    """Further samples that can be bought, at most; unlimited if absent."""
+    weight: Amounts | None = None
+    """Weight in the objective; 1 if absent."""
+    least: Counts | None = None
+    """Samples bought, at least."""
+    most: Counts | None = None
+    """Samples bought, at most."""
+    least_share: Rates | None = None
+    """Share of all samples bought, at least."""
+    most_share: Rates | None = None
+    """Share of all samples bought, at most."""
+    curve: Curve | None = None
+    """The learning curves. Either these, or observations to fit them to."""
+
+
+class Observations(Table):
+    """Losses seen so far, a row each."""
+
+    group: Labels
+    """Name of a group."""
+    samples: PositiveCounts
+    """Samples of the group that the model was trained on."""
+    loss: Amounts
+    """Its loss on the group."""
+    stderr: PositiveAmounts | None = None
+    """Standard error of that loss; the fit weighs by 1/stderr²."""
+
+
+class Fairness(BaseModel):
+    """What the losses of different groups owe each other."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_gap: Amount
+    """Largest predicted loss less the smallest, at most."""
+
+
+class PowerLaws(Table):
+    """Fitted power laws, a row per group; where the scale is 0 the exponent says nothing, and is 1."""
+
+    asymptote: Amounts
+    scale: Amounts
+    exponent: PositiveAmounts
+    error: Amounts
+    """Root of the (weighted) mean squared residual over the group's observations."""
+
+
+class Bends(Table):
+    """Where fitted convex curves bend: below `samples`, the loss is steeper by `weight` per unit of log n."""
+
+    group: Counts
+    """Row of `groups`."""
+    samples: PositiveCounts
+    weight: PositiveAmounts
+
+
+class ConvexCurves(BaseModel):
+    """Fitted curves that fall and flatten: max(0, level − slope·log n + Σ weight·max(0, log(samples) − log n))."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    level: Reals
+    slope: Amounts
+    """Loss removed per unit of log n beyond the last bend."""
+    bends: Bends
+    error: Amounts
+    """Root of the (weighted) mean squared residual over the group's observations."""
+
+
+def _fit_form(value: Any) -> str:
+    there = "asymptote" in value if isinstance(value, dict) else isinstance(value, PowerLaws)
+    return "~power_law" if there else "~convex_monotone"
+
+
+class CollectionPlan(Plan):
+    """Samples to buy per group.
+
+    samples: (groups,) further samples, multiples of `lot`.
+    predicted_loss: (groups,) loss once they are there, by the curves given or by `fit`.
+    price: what one more unit of budget would remove of the objective: the best decrease per unit of cost among
+        single further lots that `available` and `most` still allow, 0 if there is none. For `worst_group` it
+        counts the weighted mean, on which the last of the budget is spent.
+    fit: the curves fitted to the observations, on which the plan's optimality is conditional; None where the
+        spec gives curves.
+    """
+
+    kind: Literal["collection_budgets"] = "collection_budgets"
+    samples: Counts
+    predicted_loss: Amounts
+    price: Amount
+    fit: (
+        Annotated[
+            Annotated[PowerLaws, Tag("~power_law")] | Annotated[ConvexCurves, Tag("~convex_monotone")],
+            Discriminator(_fit_form),
+        ]
+        | None
+    ) = None
+
+    axes: ClassVar = {"samples": ("groups",), "predicted_loss": ("groups",), "fit": ("groups",)}
+
+
+class CollectionBudgets(Spec[CollectionPlan]):
+    """How many further samples of each group to buy, in lots, with Σ cost·samples ≤ budget.
+
+    Losses are taken at collected + samples. Minimise
+
+    - `weighted_mean`: Σ weight·loss / Σ weight;
+    - `alpha_fair`: Σ weight·loss^(1+alpha) / (1+alpha);
+    - `worst_group`: first the largest loss; then, every loss within (1 + tolerance) of that, the second largest;
+      then, the second largest within (1 + tolerance) of its own best as well, the weighted mean. So a group that
+      no money can help does not swallow the budget. Objective and bound of the certificate are the largest loss,
+      of which only the excess over (1 + tolerance)·bound counts as gap.
+    """
+
+    kind: Literal["collection_budgets"] = "collection_budgets"
+    groups: Groups
+    budget: Amount
+    """What may be spent, in the unit of `groups.cost`."""
+    observations: Observations | None = None
+    """Losses that the curves are fitted to. Either these, or `groups.curve`."""
+    model: Model = "power_law"
+    """What is fitted: a power law, or any curve that falls and flattens in log n, for curves that are none."""
+    lot: PositiveCount = 1
+    """Samples are bought in multiples of this: `least` is rounded up, `most` and `available` down."""
+    minimise: Objective = Field(default="weighted_mean", alias="objective")
+    """What is minimised."""
+    alpha: Amount = 1.0
+    """How much `alpha_fair` cares about large losses: 0 is a sum."""
+    tolerance: Amount = 1e-3
+    """How far, relatively, `worst_group` lets a level rise again for the sake of the next."""
+    fairness: Fairness | None = None
+    """Bounds between the losses of different groups."""
+
+    sense = "minimise"
+    unit = "loss"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CollectionBudgets:
+        groups = self.groups
+        if len(groups) and (groups.curve is None) == (self.observations is None):
+            raise Fault("give exactly one of {groups.curve} and {observations}, which curves are fitted to", "groups")
+        if groups.weight is not None and len(groups) and not groups.weight.any():
+            raise Fault("must be above 0 for at least one group, got only zeros", "groups", "weight")
+        if groups.least is not None and groups.most is not None:
+            for row in np.flatnonzero(groups.least > groups.most)[:1].tolist():
+                text = f"must be at most {{groups.most}}[{row}] ({groups.most[row]}), got {groups.least[row]}"
+                raise Fault(text, "groups", "least", row)
+        self._check_shares()
+        if groups.curve is not None:
+            self._check_curve(groups.curve)
+        if self.observations is not None:
+            self._check_observations(self.observations)
+        return self
+
+    def _check_shares(self) -> None:
+        least, most = self.groups.least_share, self.groups.most_share
+        if least is not None and most is not None:
+            for row in np.flatnonzero(least > most)[:1].tolist():
+                text = f"must be at most {{groups.most_share}}[{row}] ({most[row]:g}), got {least[row]:g}"
+                raise Fault(text, "groups", "least_share", row)
+        if least is not None and (total := math.fsum(least)) > 1 + SHARE_ROOM:
+            raise Fault(f"adds up to {total:g}, and shares can add up to 1 at most", "groups", "least_share")
+        if most is not None and len(most) and (total := math.fsum(most)) < 1 - SHARE_ROOM:
+            text = f"adds up to {total:g}; below 1 nothing could ever be bought"
+            raise Fault(text, "groups", "most_share")
+
+    def _check_curve(self, curve: Curve) -> None:
+        if self.model != "power_law":
+            raise Fault(f"{self.model!r} is fitted to {{observations}}, and there are curves instead", "model")
+        for row in np.flatnonzero(self.groups.collected == 0).tolist():
+            who = f"group {self.groups.name[row]!r}, of which nothing is collected yet,"
+            if curve.loss_at_zero is None:
+                raise Fault(f"needs loss_at_zero: for {who} a power law has no loss", "groups", "curve")
+            first = float(curve.asymptote[row] + curve.scale[row])
+            if curve.loss_at_zero[row] < first:
+                text = f"must be at least the loss at one sample ({first:g}) for {who} got {curve.loss_at_zero[row]:g}"
+                raise Fault(text, "groups", "curve", "loss_at_zero", row)
+
+    def _check_observations(self, seen: Observations) -> None:
+        names = {name: row for row, name in enumerate(self.groups.name)}
+        for row, name in enumerate(seen.group):
+            if name not in names:
+                raise Fault(f"must be the name of a group{suggest(name, list(names))}", "observations", "group", row)
+        for row in np.flatnonzero(self.groups.collected == 0)[:1].tolist():
+            text = (
+                f"must be at least 1 where curves are fitted, which say nothing at 0 samples; collect one sample of "
+                f"{self.groups.name[row]!r}, or give {{groups.curve}} with loss_at_zero"
+            )
+            raise Fault(text, "groups", "collected", row)
+        counts = np.bincount([names[name] for name in seen.group], minlength=len(names))
+        fewest = FEWEST[self.model]
+        for row in np.flatnonzero(counts < fewest)[:1].tolist():
+            other = "; or set {model} to convex_monotone, for which 2 will do" if counts[row] == 2 else ""
+            text = f"hold {counts[row]} of group {self.groups.name[row]!r}, and a {self.model} needs {fewest}{other}"
+            raise Fault(text, "observations")
+
+    def rules(self, plan: CollectionPlan) -> Iterator[Broken]:
+        """Lots, bounds, the budget, shares and gaps, and what the plan reports of itself."""
+        groups, samples = self.groups, plan.samples
+        wrong = [
+            *misshapen("samples", samples, (len(groups),)),
+            *misshapen("predicted_loss", plan.predicted_loss, (len(groups),)),
+            *self._fit_shapes(plan.fit),
+        ]
+        yield from wrong
+        if wrong:
+            return
+        for row in np.flatnonzero(samples % self.lot).tolist():
+            message = f"is {samples[row]}, must be a multiple of {self.lot}"
+            yield Broken("lot", ("samples", row), int(samples[row] % self.lot), message)
+        if groups.least is not None:
+            yield from below("groups.least", "samples", samples, groups.least)
+        for name, most in (("available", groups.available), ("most", groups.most)):
+            if most is not None:
+                yield from above(f"groups.{name}", "samples", samples, most)
+        spent, budget = exact_dot(self._cost(), samples), exact(self.budget)
+        if spent > budget:
+            message = f"cost {float(spent):.10g}, and the budget is {float(budget):.10g}"
+            yield Broken("budget", ("samples",), float(spent - budget), message)
+        yield from self._share_rules(samples)
+        yield from self._report_rules(plan)
+
+    def _share_rules(self, samples: Integers) -> Iterator[Broken]:
+        total = int(samples.sum())
+        for name, sign, shares in (
+            ("least_share", 1, self.groups.least_share),
+            ("most_share", -1, self.groups.most_share),
+        ):
+            for row, share in enumerate([] if shares is None else shares.tolist()):
+                short = sign * (share * total - int(samples[row]))
+                if short > SHARE_ROOM * total:
+                    side = "least" if sign > 0 else "most"
+                    message = f"is {samples[row]} of {total} bought, must be at {side} {share:g} of them"
+                    yield Broken(f"groups.{name}", ("samples", row), float(short), message)
+
+    def _fit_shapes(self, fit: PowerLaws | ConvexCurves | None) -> Iterator[Broken]:
+        """A plan carries a fit, of the right model and size, exactly if there is something to fit to."""
+        expected = None if self.observations is None else PowerLaws if self.model == "power_law" else ConvexCurves
+        if expected is not (None if fit is None else type(fit)):
+            wanted = "must be absent: the spec gives curves" if expected is None else f"must be a {self.model} fit"
+            yield Broken("shape", ("fit",), 1.0, wanted)
+        elif isinstance(fit, PowerLaws):
+            yield from misshapen("fit", fit.asymptote, (len(self.groups),))
+        elif isinstance(fit, ConvexCurves):
+            for column in (fit.level, fit.slope, fit.error):
+                yield from misshapen("fit", column, (len(self.groups),))
+            for row in np.flatnonzero(fit.bends.group >= len(self.groups)).tolist():
+                yield Broken("shape", ("fit", "bends", "group", row), 1.0, "is no row of the groups")
+
+    def _report_rules(self, plan: CollectionPlan) -> Iterator[Broken]:
+        loss = self._loss(plan, plan.samples)
+        yield from differs("predicted_loss", "predicted_loss", plan.predicted_loss, loss)
+        if self.fairness is not None and len(loss):
+            gap, room = float(loss.max() - loss.min()), GAP_ROOM * float(loss.max())
+            if gap > self.fairness.max_gap + room:
+                worst, best = self.groups.name[int(loss.argmax())], self.groups.name[int(loss.argmin())]
+                message = (
+                    f"of {worst!r} and {best!r} are {gap:.10g} apart, at most {self.fairness.max_gap:g} is allowed"
+                )
+                yield Broken("fairness.max_gap", ("predicted_loss",), gap - self.fairness.max_gap, message)
+        price, rounding = self._price(plan)
+        yield from differs("price", "price", np.array([plan.price]), np.array([price]), absolute=rounding)
+        if plan.fit is not None:
+            yield from differs("fit", "fit.error", plan.fit.error, self._fit_error(plan))
+        if isinstance(plan.fit, PowerLaws):
+            idle = (plan.fit.scale == 0) & (plan.fit.exponent != 1)
+            for row in np.flatnonzero(idle).tolist():
+                yield Broken("fit", ("fit", "exponent", row), 1.0, "must be 1 where the scale is 0")
+
+    def objective(self, plan: CollectionPlan) -> float:
+        """The mean, the largest or the alpha-fair sum of the losses after the purchase."""
+        loss = self._loss(plan, plan.samples)
+        if self.minimise == "worst_group":
+            return float(loss.max(initial=0.0))
+        return math.fsum(self._share_of_objective(loss))
+
+    def bound(self, plan: CollectionPlan) -> float:
+        """What no plan can beat under the plan's own curves.
+
+        `worst_group`: the lowest level that the budget can bring every group to, by counting. Otherwise the best
+        Lagrangian bound over all prices of the budget, which is rounded down to what whole lots can spend.
+        Shares and `max_gap` are left out of both, which keeps them true.
+        """
+        if not len(self.groups):
+            return 0.0
+        return self._lowest_level(plan) if self.minimise == "worst_group" else self._lagrangian(plan)
+
+    def gap(self, plan: CollectionPlan, objective: float, bound: float) -> float:
+        """The relative gap; for `worst_group` that of the excess over (1 + tolerance)·bound."""
+        if self.minimise == "worst_group":
+            return relative_gap(objective, min(objective, (1 + self.tolerance) * bound))
+        return relative_gap(objective, bound)
+
+    def measures(self, plan: CollectionPlan) -> dict[str, float]:
+        """Mean and largest loss, and what is spent."""
+        loss, weight = self._loss(plan, plan.samples), self._weight()
+        return {
+            "mean loss": math.fsum(weight * loss) / math.fsum(weight) if len(loss) else 0.0,
+            "worst-group loss": float(loss.max(initial=0.0)),
+            "budget spent": float(exact_dot(self._cost(), plan.samples)),
+        }
+
+    def _cost(self) -> Floats:
+        return np.ones(len(self.groups)) if self.groups.cost is None else self.groups.cost
+
+    def _weight(self) -> Floats:
+        return np.ones(len(self.groups)) if self.groups.weight is None else self.groups.weight
+
+    def _loss(self, plan: CollectionPlan, bought: Integers) -> Floats:
+        """(groups,) loss with so many samples bought."""
+        return self._curve(plan, np.arange(len(self.groups)), self.groups.collected + bought)
+
+    def _curve(self, plan: CollectionPlan, row: Integers, samples: Integers) -> Floats:
+        """Loss of the group in each row at so many samples in all."""
+        at_least_one = np.maximum(samples, 1).astype(np.float64)
+        if isinstance(plan.fit, ConvexCurves):
+            log, (knots, weights) = np.log(at_least_one), _padded(plan.fit.bends, len(self.groups))
+            steeper = (weights[row] * np.maximum(knots[row] - log[:, None], 0.0)).sum(axis=1)
+            loss = plan.fit.level[row] - plan.fit.slope[row] * log + steeper
+            return np.maximum(loss, 0.0)
+        law = plan.fit or self.groups.curve
+        if law is None:  # no groups at all
+            return np.zeros(len(row))
+        loss = law.asymptote[row] + law.scale[row] * at_least_one ** -law.exponent[row]
+        if isinstance(law, Curve) and law.loss_at_zero is not None:
+            loss = np.where(samples == 0, law.loss_at_zero[row], loss)
+        return loss
+
+    def _fit_error(self, plan: CollectionPlan) -> Floats:
+        """(groups,) root of the weighted mean squared residual."""
+        seen = self.observations
+        if seen is None:
+            return np.zeros(len(self.groups))
+        names = {name: row for row, name in enumerate(self.groups.name)}
+        row = np.array([names[name] for name in seen.group], np.int64)
+        weight = np.ones(len(row)) if seen.stderr is None else (seen.stderr.min(initial=np.inf) / seen.stderr) ** 2
+        residual = self._curve(plan, row, seen.samples) - seen.loss
+        total = np.bincount(row, weights=weight, minlength=len(names))
+        return np.sqrt(np.bincount(row, weights=weight * residual**2, minlength=len(names)) / total)
+
+    def _share_of_objective(self, loss: Floats) -> Floats:
+        """(groups,) what each loss contributes; for `worst_group`, to the weighted mean."""
+        weight = self._weight()
+        if self.minimise == "alpha_fair":
+            return weight * loss ** (1 + self.alpha) / (1 + self.alpha)
+        return weight * loss / math.fsum(weight) if len(loss) else loss
+
+    def _most(self) -> Integers:
+        """(groups,) samples that `available` and `most` allow."""
+        infinite = np.full(len(self.groups), LARGEST_INTEGER)
+        available = infinite if self.groups.available is None else self.groups.available
+        return np.minimum(available, infinite if self.groups.most is None else self.groups.most)
+
+    def _price(self, plan: CollectionPlan) -> tuple[float, float]:
+        """The best decrease of the objective per unit of cost by one more lot, and how far rounding may blur it."""
+        now, further = (self._share_of_objective(self._loss(plan, plan.samples + more)) for more in (0, self.lot))
+        cost = self._cost() * self.lot
+        decrease = np.where(plan.samples + self.lot <= self._most(), (now - further) / cost, 0.0)
+        blur = 1e-14 * float((np.abs(now) / cost).max(initial=0.0))
+        return float(decrease.max(initial=0.0)), max(blur, 1e-300)
+
+    def _ranges(self) -> tuple[Integers, Integers]:
+        """(groups,) fewest and most lots, the most being what the budget allows each group alone."""
+        least = np.zeros(len(self.groups), np.int64) if self.groups.least is None else self.groups.least
+        alone = [int(exact(self.budget) / exact(cost)) for cost in self._cost().tolist()]
+        most = np.minimum(self._most(), np.array([min(count, LARGEST_INTEGER) for count in alone], np.int64))
+        low = -(-least // self.lot)
+        return low, np.maximum(most // self.lot, low)
+
+    def _lowest_level(self, plan: CollectionPlan) -> float:
+        low, high = self._ranges()
+        cost = [exact(cost) * self.lot for cost in self._cost().tolist()]
+        scale = math.lcm(*(amount.denominator for amount in cost))
+        units, room = [int(amount * scale) for amount in cost], exact(self.budget) * scale
+
+        def attained(level: float) -> float | None:
+            """The largest loss once every group is just within a level; None if that takes more than there is."""
+            lots = _first(lambda row, lots: self._lots_loss(plan, row, lots) <= level, low, high)
+            loss = self._loss(plan, lots * self.lot)
+            spent = sum(unit * count for unit, count in zip(units, lots.tolist(), strict=True))
+            return float(loss.max()) if loss.max() <= level and spent <= room else None
+
+        if attained(0.0) is not None:
+            return 0.0
+        beyond, within = 0.0, float(self._loss(plan, low * self.lot).max())
+        while beyond < (middle := (beyond + within) / 2) < within:
+            reached = attained(middle)
+            beyond, within = (middle, within) if reached is None else (beyond, reached)
+        return within
+
+    def _lots_loss(self, plan: CollectionPlan, row: Integers, lots: Integers) -> Floats:
+        return self._curve(plan, row, self.groups.collected[row] + lots * self.lot)
+
+    def _lagrangian(self, plan: CollectionPlan) -> float:
+        low, high = self._ranges()
+        cost = self._cost() * self.lot
+        whole = [exact(amount) * self.lot for amount in self._cost().tolist()]
+        unit = Rational(math.gcd(*(part.numerator for part in whole)), math.lcm(*(part.denominator for part in whole)))
+        budget = float(exact(self.budget) // unit * unit)
+        weight, total = self._weight(), 1.0 if self.minimise == "alpha_fair" else math.fsum(self._weight())
+        power = 1 + self.alpha if self.minimise == "alpha_fair" else 1.0
+
+        def worth(row: Integers, lots: Integers) -> Floats:
+            return weight[row] * self._lots_loss(plan, row, lots) ** power / (power * total)
+
+        every = np.arange(len(low))
+        # The loss without any sample stands apart from the curve, and what follows it falls ever more slowly.
+        start = np.where((self.groups.collected + low == 0) & (low < high), low + 1, low)
+        at_low = worth(every, low)
+
+        def priced(price: float) -> tuple[float, float]:
+            """The Lagrangian bound at a price of the budget, and what is spent at that price."""
+            lots = _first(
+                lambda row, lots: worth(row, lots) - worth(row, np.minimum(lots + 1, high[row])) < price * cost[row],
+                start,
+                high,
+            )
+            lots = np.where(at_low + price * cost * low <= worth(every, lots) + price * cost * lots, low, lots)
+            spent = math.fsum(cost * lots)
+            return math.fsum(worth(every, lots)) + price * (spent - budget), spent
+
+        best = max(priced(0.0)[0], priced(plan.price)[0])
+        cheap, dear = 0.0, float(((at_low - worth(every, high)) / cost).max(initial=0.0))
+        for _ in range(200):
+            price = (cheap + dear) / 2
+            if not cheap < price < dear:
+                break
+            value, spent = priced(price)
+            best = max(best, value)
+            cheap, dear = (price, dear) if spent > budget else (cheap, price)
+        return best
+
+
+def _first(holds: Callable[[Integers, Integers], NDArray[np.bool_]], low: Integers, high: Integers) -> Integers:
+    """(rows,) the smallest count in [low, high] at which something holds that goes on to hold; `high` if none."""
+    low, high = low.copy(), high.copy()
+    while (undecided := np.flatnonzero(low < high)).size:
+        middle = (low[undecided] + high[undecided]) // 2
+        yes = holds(undecided, middle)
+        high[undecided[yes]], low[undecided[~yes]] = middle[yes], middle[~yes] + 1
+    return low
+
+
+def _padded(bends: Bends, groups: int) -> tuple[Floats, Floats]:
+    """(groups × bends of the group with most) log n at each bend, and its weight, 0 where a group has no more."""
+    order = np.argsort(bends.group, kind="stable")
+    count = np.bincount(bends.group, minlength=groups)
+    group, place = bends.group[order], np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
+    knots, weights = np.zeros((2, groups, int(count.max(initial=0))))
+    knots[group, place], weights[group, place] = np.log(bends.samples[order]), bends.weight[order]
+    return knots, weights
