@@ -35,7 +35,9 @@ def measure(kind: str, size: int, repeats: int, seed: int, time_limit: float) ->
     from equipoise.solvers.formulation import formulation
 
     _, make = SIZES[kind][size]
-    eq.solve(SIZES[kind][0][1](seed), "exact", time_limit=time_limit)  # imports and caches are not what we measure
+    plan = eq.solve(
+        SIZES[kind][0][1](seed), "exact", time_limit=time_limit
+    )  # imports and caches are not what we measure
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     compiled, solved, gaps, nonzeros, status = [], [], [], 0, set[str]()
     for repeat in range(repeats):

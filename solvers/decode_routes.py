@@ -1,4 +1,4 @@
-"""Which waiting request may go to which worker in the exact program of a decode step, and which pairs it can do without.
+"""Which pairs of a waiting request and a worker the exact program of a decode step needs a column for.
 
 Two observations leave most pairs out, at no loss: a request is never needed if enough others are as small at every
 step; and workers that are just alike can be filled in the order of their largest requests.

@@ -39,8 +39,8 @@ ROUNDS = 50
 class Doubt:
     """A budget problem seen at the price that bounds it best.
 
-    cost: (items,) whole units per count. room: whole units. low, high: (items,) bounds of the counts, affordable
-    at `low`, none of them above what the room buys.
+    cost: (items,) units per count, whole ones where counts are asked for. room: whole units. low, high: (items,)
+    bounds of the counts, affordable at `low`, none of them above what the room buys.
     """
 
     value: Value
@@ -182,14 +182,14 @@ class Doubt:
         return _Steps(
             np.concatenate([ups, downs]),
             np.repeat([1, -1], [len(ups), len(downs)]),
-            np.concatenate([self.cost[ups], -self.cost[downs]]),
+            np.ceil(np.concatenate([self.cost[ups], -self.cost[downs]])).astype(np.int64),
             np.concatenate([more[ups], fewer[downs]]),
         )
 
 
 @dataclass(frozen=True)
 class _Steps:
-    """Steps of single items: (steps,) item, one count up or down, the money that takes, and what is lost at the price."""
+    """Steps of single items: (steps,) item, one count up or down, what that costs, and what is lost at the price."""
 
     item: Integers
     up: Integers

@@ -20,10 +20,13 @@ OUT_OF_REACH = 2**8
 
 @dataclass(frozen=True)
 class Purse:
-    """cost: (items,) units that one piece takes; true_cost: the same before any rounding. room: units there are. unit: what one is, in money.
+    """A budget and what pieces of each item cost, in whole units.
 
-    Prices far above `room` are all the same: out of reach. coarse: prices had to be rounded up to
-    a FINEST-th of the budget: no purchase overspends, and one that just would not may be missed.
+    cost: (items,) units that one piece takes; true_cost: the same before any rounding. room: units there are.
+    unit: what one is, in money.
+
+    Prices far above `room` are all the same: out of reach. coarse: prices had to be rounded up to a FINEST-th of
+    the budget: no purchase overspends, and one that just would not may be missed.
     """
 
     cost: Integers

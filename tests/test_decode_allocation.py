@@ -442,6 +442,17 @@ def test_a_long_horizon_is_solved_to_the_last_digit_that_its_weights_leave() -> 
     assert eq.check(spec, plan).ok
 
 
+def test_a_step_too_large_for_the_exact_program_is_refused_at_once() -> None:
+    spec = eq.DecodeAllocation(
+        workers={"slots": [1] * 200, "speed": np.linspace(1, 2, 200)},
+        waiting={"tokens": np.arange(200)},
+        horizon=4095,
+        discount=1.0,
+    )
+    with pytest.raises(eq.UnsupportedError, match="name fewer steps"):
+        eq.solve(spec)
+
+
 def test_a_session_takes_a_queue_of_another_length() -> None:
     spec = eq.load(EXAMPLES / "decode_allocation.yaml")
     with eq.session(spec, "exact") as session:

@@ -72,7 +72,7 @@ def test_a_folder_imports_only_what_it_may(folder: str) -> None:
                 assert len(target) < 2 or target[1] in FOLDERS[folder] | {folder}, f"{path}:{node.lineno}"
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            assert not any(name.partition(".")[0] == "equipoise" for name in names), f"{path}:{node.lineno}"
+            assert not any(name.partition(".")[0] == "equipoise" for name in names), f"{path}: {names}"
 
 
 def test_the_judges_use_no_solver() -> None:

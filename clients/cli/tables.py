@@ -161,20 +161,24 @@ def _labels(axis: str, size: int, spec: Spec[Any] | None) -> list[str] | None:
 
 
 def _fitting(block: Block, rows: int, console: Console) -> Grid:
-    """The table of a block, with as much of what the spec knows as the terminal has room for."""
-    names = list(block.known)
+    """The table of a block, with as much as the terminal has room for: details go first, the decision never."""
+    names, series = list(block.known), list(block.series)
     while True:
-        grid = _table(block, names, rows)
-        if not names or console.measure(grid).minimum <= console.width - INDENT:
+        grid = _table(block, names, series, rows)
+        detail = next((place for place in reversed(range(len(series))) if "." in series[place].name), None)
+        if console.measure(grid).maximum <= console.width - INDENT or (detail is None and not names):
             return grid
-        names.pop()
+        if detail is not None:
+            del series[detail]
+        else:
+            names.pop()
 
 
-def _table(block: Block, names: list[str], rows: int) -> Grid:
+def _table(block: Block, names: list[str], decided: list[Series], rows: int) -> Grid:
     left = len(block.labels) - rows
     known = [Series(name, block.known[name]) for name in names]
     tail = [f"… {left:,} more"] if left else []
-    if left and any(_ranges(series) for series in (*known, *block.series)):
+    if left and any(_ranges(series) for series in (*known, *decided)):
         tail += _SUMMARY
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     named = any(not label.replace(",", "").isdigit() for label in block.labels)
@@ -184,7 +188,7 @@ def _table(block: Block, names: list[str], rows: int) -> Grid:
         words = series.values.dtype.kind not in "iuf"
         grid.add_column(plain(series.name), no_wrap=True, justify="left" if words else "right", style="dim")
         cells.append(_column(series, rows))
-    for series in block.series:
+    for series in decided:
         for header, part in _parts(series, block.across.get(series.name, [])):
             grid.add_column(header, no_wrap=True, justify="right", style="bold")
             cells.append(_column(part, rows))

@@ -17,7 +17,7 @@ from ...specs.certificate import Stopped
 from ...specs.errors import BackendError, SolveTimeout, UnsupportedError
 from ..answer import Answer, ProgramInfeasible, cost_scale, empty_answer
 from ..control import BackendStuck, Control, Options, run_apart
-from ..program import Program
+from ..program import Floats, Program
 
 SMALLEST_COEFFICIENT = 1e-9
 """HiGHS drops smaller coefficients without a word."""
@@ -65,7 +65,8 @@ class HighsBackend:
         model = self._prepared(program, scale)
         watch = _Watch(model, program, scale, control)
         self._set_options(model, program, options, control)
-        presolve = presolve and not (program.integer.any() and _version() == UNSOUND_PRESOLVE)
+        searched = program.integer.any() and program.cost.any()  # without costs, any point will do
+        presolve = presolve and not (searched and _version() == UNSOUND_PRESOLVE)
         _check(model.setOptionValue("presolve", "choose" if presolve else "off"), "option presolve")
         if program.start is not None and program.integer.any():
             model.setSolution(program.columns, np.arange(program.columns, dtype=np.int32), program.start)
@@ -239,9 +240,7 @@ class _Watch:
 
     def _report(self, event: Any) -> None:
         sides = event.data_out.mip_primal_bound, event.data_out.mip_dual_bound
-        self.control.report(
-            *(side / self.scale + self.program.offset if abs(side) < 1e30 else None for side in sides)
-        )
+        self.control.report(*(side / self.scale + self.program.offset if abs(side) < 1e30 else None for side in sides))
 
     def _keep(self, event: Any) -> None:
         self.best = np.array(event.data_out.mip_solution, dtype=np.float64)

@@ -38,6 +38,7 @@ LARGEST_CHOICE = 2**24
 """Groups × levels of a program that chooses a level."""
 COEFFICIENT = 2.0**20
 """Coefficients of the budget row are brought below this, by a power of two: HiGHS's tolerances are absolute."""
+UNSETTLED = "the second largest loss and the mean may not be the best: the search for them was stopped"
 COARSE = "costs share no unit with the budget: each was rounded up to a 2⁻⁵²nd of it"
 PATIENCE = 10.0
 """Seconds to find out whether a proposed change leaves no conflict."""
@@ -153,7 +154,7 @@ class CollectionProgram(Formulation[CollectionBudgets, CollectionPlan]):
         return rows
 
     def _single(self, low: Integers, high: Integers) -> tuple[Integers, Integers, NDArray[np.bool_]]:
-        """The group of every single lot from `low` to `high`, its number, and whether it is worth less than the next."""
+        """Every single lot from `low` to `high`: its group, its number, and whether it is worth less than the next."""
         every, width = self.market.every, high - low
         group = np.repeat(every, width)
         lot = low[group] + np.arange(len(group)) - np.repeat(np.cumsum(width) - width, width)
@@ -338,13 +339,15 @@ class CollectionProgram(Formulation[CollectionBudgets, CollectionPlan]):
         """Lagrangian and counting bounds hold whatever ties the groups; what they leave open, the search answers."""
         lots = plan.samples // self.spec.lot
         notes = (COARSE,) if self.market.purse.coarse else ()
+        if self.spec.minimise == "worst_group" and any(part.stopped != "solved" for part in (*answer.goals, answer)):
+            notes = (*notes, UNSETTLED)
         if self.spec.minimise == "worst_group":
             objective = float(plan.predicted_loss.max(initial=0.0))
             bound = min(self._lowest(), objective)
             if objective <= (1 + self.spec.tolerance) * bound * (1 + 1e-12):
                 return Evidence(objective, bound, "threshold", notes)
-            found = (goal.bound / _level_scale(self._worst_levels) for goal in answer.goals[:1])
-            return Evidence(objective, min(max(bound, *found), objective), "search", notes)
+            found = [goal.bound / _level_scale(self._worst_levels) for goal in answer.goals[:1]]
+            return Evidence(objective, min(max([bound, *found]), objective), "search", notes)
         objective, purse = -self._worth(lots), self.market.purse
         price = self._doubt(self.market.least).price
         honest = Doubt(self.market.worth, self.market.least, self.market.top, purse.true_cost, purse.room)

@@ -62,7 +62,7 @@ def test_a_saved_bundle_is_read_back_whole(spec: eq.Spec[Any], suffix: str, tmp_
     assert bundle.spec == spec
     assert same(bundle.plan, plan)
     assert bundle.plan.certificate.spec_digest == spec.digest()
-    assert eq.check(bundle.spec, bundle.plan).ok
+    assert eq.check(spec, bundle.plan).ok
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
     if suffix == ".json":
         json.loads(path.read_text(), parse_constant=pytest.fail)
