@@ -59,7 +59,7 @@ class Market:
     @cached_property
     def curves(self) -> Curves:
         """The learning curves, given or fitted."""
-        if self.seen is not None and len(self.weight):
+        if self.seen is not None:
             return fit_power_laws(self.seen) if self.spec.model == "power_law" else fit_convex(self.seen)
         curve = self.spec.groups.curve
         if curve is None:  # no groups at all
@@ -113,7 +113,7 @@ class Market:
         """The fit, in the form in which plans carry it."""
         if self.seen is None:
             return None
-        curves, error = self.curves, self.seen.error(self.curves) if len(self.weight) else self.cost
+        curves, error = self.curves, self.seen.error(self.curves)
         if isinstance(curves, ConvexCurves):
             group, place = np.nonzero(curves.weight)
             bends = Bends(group=group, samples=curves.bend[group, place], weight=curves.weight[group, place])

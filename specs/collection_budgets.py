@@ -32,6 +32,8 @@ FEWEST: dict[Model, int] = {"power_law": 3, "convex_monotone": 2}
 """Observations that a fit of each model needs per group."""
 GAP_ROOM = 1e-9
 """By how much, relative to the largest loss, two losses may exceed `max_gap`: they are computed, not given."""
+LARGEST_POWER = 200.0
+"""Powers of ten that the terms of `alpha_fair` may reach, up or down."""
 SHARE_ROOM = 1e-9
 """By how much of all samples a share may be missed: a third of them cannot be written down."""
 
@@ -89,7 +91,7 @@ class Observations(Table):
 class Fairness(BaseModel):
     """What the losses of different groups owe each other."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     max_gap: Amount
     """Largest predicted loss less the smallest, at most."""
@@ -210,7 +212,23 @@ class CollectionBudgets(Spec[CollectionPlan]):
             self._check_curve(groups.curve)
         if self.observations is not None:
             self._check_observations(self.observations)
+        self._check_alpha()
         return self
+
+    def _check_alpha(self) -> None:
+        """Losses to the power of 1 + alpha must be numbers that floats can hold."""
+        curve, seen = self.groups.curve, self.observations
+        losses = [] if seen is None else [seen.loss]
+        if curve is not None:
+            losses += [curve.asymptote + curve.scale, *([] if curve.loss_at_zero is None else [curve.loss_at_zero])]
+        largest = max((float(loss.max(initial=0.0)) for loss in losses), default=0.0)
+        if (
+            self.minimise == "alpha_fair"
+            and largest > 0
+            and abs((1 + self.alpha) * math.log10(largest)) > LARGEST_POWER
+        ):
+            text = f"is so large that losses about {largest:.3g}, to the power of 1 + alpha, leave the range of numbers"
+            raise Fault(f"{text}; got {self.alpha:g}", "alpha")
 
     def _check_shares(self) -> None:
         least, most = self.groups.least_share, self.groups.most_share
@@ -240,7 +258,12 @@ class CollectionBudgets(Spec[CollectionPlan]):
         names = {name: row for row, name in enumerate(self.groups.name)}
         for row, name in enumerate(seen.group):
             if name not in names:
-                raise Fault(f"must be the name of a group{suggest(name, list(names))}", "observations", "group", row)
+                raise Fault(
+                    f"must be the name of a group, got {name!r}{suggest(name, list(names))}",
+                    "observations",
+                    "group",
+                    row,
+                )
         for row in np.flatnonzero(self.groups.collected == 0)[:1].tolist():
             text = (
                 f"must be at least 1 where curves are fitted, which say nothing at 0 samples; collect one sample of "

@@ -45,9 +45,10 @@ class Table(BaseModel):
         if is_reference(value):
             folder = info.context if isinstance(info.context, Folder) else Folder(Path.cwd())
             return read_table(value, folder, list(cls.model_fields))
+        if value in ([], {}):
+            return {name: [] for name, field in cls.model_fields.items() if field.is_required()}
         if isinstance(value, list):
-            required = (name for name, field in cls.model_fields.items() if field.is_required())
-            return _transposed(value) if value else {name: [] for name in required}
+            return _transposed(value)
         if not isinstance(value, (Mapping, Table)):
             raise Fault(f"must be a table (columns by name, a list of rows or a file reference), got {value!r:.60}")
         return value

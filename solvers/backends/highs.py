@@ -22,9 +22,7 @@ from ..program import Floats, Program
 SMALLEST_COEFFICIENT = 1e-9
 """HiGHS drops smaller coefficients without a word."""
 DUAL_TOLERANCE = 1e-10
-UNSOUND_PRESOLVE = "1.14.0"
-"""The version whose presolve fixes columns wrongly where a program has whole ones, and calls the result optimal
-(HiGHS issue 2957, mended by its pull request 2961; 1.13 and 1.15 are sound)."""
+WANTED = "highspy>=1.13.1,<1.14"
 WHOLE = 1e-6
 """How far from a whole number the value of an integer column may be."""
 
@@ -35,7 +33,7 @@ class HighsBackend:
     name: ClassVar[str] = "highs"
 
     def __init__(self) -> None:
-        _refuse_twin_libraries()
+        _refuse_unsound_versions()
         self._model: Any = None
         self._program: Program | None = None
 
@@ -52,22 +50,18 @@ class HighsBackend:
         if program.columns == 0:
             return empty_answer(program, self._label(False))
         if program.integral:
-            # Presolve takes tens of seconds on a budget row over many chains of columns, the simplex half of one.
-            answer = self._run(program.relaxed(), options, control, presolve=False)
+            answer = self._run(program.relaxed(), options, control)
             apart = np.abs(answer.values - np.rint(answer.values))[program.integer]
             if apart.max(initial=0.0) < WHOLE:
                 answer.values[program.integer] = np.rint(answer.values[program.integer])
                 return replace(answer, program=program)
         return self._run(program, options, control)
 
-    def _run(self, program: Program, options: Options, control: Control, presolve: bool = True) -> Answer:
+    def _run(self, program: Program, options: Options, control: Control) -> Answer:
         scale = cost_scale(program.cost)
         model = self._prepared(program, scale)
         watch = _Watch(model, program, scale, control)
         self._set_options(model, program, options, control)
-        searched = program.integer.any() and program.cost.any()  # without costs, any point will do
-        presolve = presolve and not (searched and _version() == UNSOUND_PRESOLVE)
-        _check(model.setOptionValue("presolve", "choose" if presolve else "off"), "option presolve")
         if program.start is not None and program.integer.any():
             model.setSolution(program.columns, np.arange(program.columns, dtype=np.int32), program.start)
 
@@ -172,16 +166,19 @@ def _unsearched(program: Program, stopped: Stopped, label: str) -> Answer:
     return Answer(program, values, objective, bound, stopped, label, notes=(note,))
 
 
-def _refuse_twin_libraries() -> None:
-    """Name the cause where pip was talked into a highspy that cannot share a process with OR-Tools."""
+def _refuse_unsound_versions() -> None:
+    """Name the cause where pip was talked into a highspy that cannot be used here."""
     try:
         import highspy
     except ImportError as error:
-        raise BackendError(f"highspy cannot be loaded ({error}); Equipoise needs highspy>=1.14,<1.15") from None
-    if (highspy.HIGHS_VERSION_MAJOR, highspy.HIGHS_VERSION_MINOR) >= (1, 15):
+        raise BackendError(f"highspy cannot be loaded ({error}); Equipoise needs {WANTED}") from None
+    version = highspy.HIGHS_VERSION_MAJOR, highspy.HIGHS_VERSION_MINOR
+    if version == (1, 14):
+        raise BackendError(f"highspy 1.14 calls wrong answers optimal (HiGHS issue 2957); install {WANTED}")
+    if version >= (1, 15):
         raise BackendError(
             "highspy 1.15 and OR-Tools 9.15 bring two different HiGHS libraries, which crash in one process; "
-            "install highspy>=1.14,<1.15"
+            f"install {WANTED}"
         )
 
 

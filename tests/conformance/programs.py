@@ -61,6 +61,15 @@ def whole() -> Program:
     return builder.build()
 
 
+def mixed() -> Program:
+    """min 2x + 3z, x + z ≥ 4.5, z whole: HiGHS 1.14 takes 15 for the optimum (its issue 3043), which is 9."""
+    builder = Builder("minimise")
+    x = builder.columns("amount", 1, cost=2.0, upper=10.0)
+    z = builder.columns("units", 1, cost=3.0, upper=10.0, integer=True)
+    builder.entries(builder.rows("demand", 1, lower=4.5, field="demand"), [*x, *z])
+    return builder.build()
+
+
 def impossible() -> Program:
     """x ≤ 1, and x ≥ 2 by a row."""
     builder = Builder("minimise")
@@ -85,6 +94,7 @@ def nothing() -> Program:
 CASES = [
     Case("linear", linear(), 11.5),
     Case("whole", whole(), 23.0),
+    Case("mixed", mixed(), 9.0),
     Case("transport", transport([[3, 1, 0], [3, 2, 0], [3, 0, 1]], [1, 1, 1], [1, 1, 1]), 6.0),
     Case("transport, two each", transport([[3, 1, 0], [3, 2, 0], [3, 0, 1]], [2, 2, 2], [2, 2, 2]), 10.0),
     Case("transport, least cost", transport([[3, 1], [3, 2.5]], [1, 1], [1, 1], "minimise"), 4.0),
