@@ -40,7 +40,8 @@ class Doubt:
     """A budget problem seen at the price that bounds it best.
 
     cost: (items,) units per count, whole ones where counts are asked for. room: whole units. low, high: (items,)
-    bounds of the counts, affordable at `low`, none of them above what the room buys.
+    bounds of the counts, affordable at `low`, none of them above what the room buys. gain: what one more count is
+    worth; differences of values unless given, which lose their digits where gains are tiny beside them.
     """
 
     value: Value
@@ -48,6 +49,7 @@ class Doubt:
     high: Integers
     cost: Integers | Floats
     room: int
+    gain: Value | None = None
 
     @cached_property
     def _settled(self) -> tuple[float, Integers, Integers]:
@@ -142,10 +144,14 @@ class Doubt:
 
     def _climb(self, price: float, least: Integers, most: Integers) -> Integers:
         def falls(items: Integers, counts: Integers) -> NDArray[np.bool_]:
-            gain = self.value(items, np.minimum(counts + 1, self.high[items])) - self.value(items, counts)
-            return gain <= price * self.cost[items]
+            return self._gain(items, counts) <= price * self.cost[items]
 
         return first(falls, least, most)
+
+    def _gain(self, items: Integers, counts: Integers) -> Floats:
+        if self.gain is not None:
+            return self.gain(items, counts)
+        return self.value(items, np.minimum(counts + 1, self.high[items])) - self.value(items, counts)
 
     def _demand(self, price: float, least: Integers, most: Integers) -> Integers:
         """The best counts at a price, the smallest of equals, where those after `low` lie in [least, most]."""
@@ -172,11 +178,9 @@ class Doubt:
     def _steps(self, counts: Integers) -> _Steps:
         """The steps, one count up or down, that go least against the price."""
         every = np.arange(len(counts))
-        here, price = self.value(every, counts), self.price * self.cost
-        above = self.value(every, np.minimum(counts + 1, self.high))
-        below = self.value(every, np.maximum(counts - 1, self.low))
-        more = np.where((counts < self.high) & (above > here), price - (above - here), np.inf)
-        fewer = np.where(counts > self.low, here - below - price, np.inf)
+        price, gain = self.price * self.cost, self._gain(every, counts)
+        more = np.where((counts < self.high) & (gain > 0), price - gain, np.inf)
+        fewer = np.where(counts > self.low, self._gain(every, np.maximum(counts - 1, self.low)) - price, np.inf)
         ups, downs = (np.argsort(regret, kind="stable")[:PARTNERS] for regret in (more, fewer))
         ups, downs = ups[np.isfinite(more[ups])], downs[np.isfinite(fewer[downs])]
         return _Steps(

@@ -14,6 +14,8 @@ from ..specs.exact import exact
 FINEST = 2**52
 """Units that a budget is cut into where decimals share no unit that float64 can count in."""
 LARGEST = 2**52
+COARSE = "costs share no unit with the budget: each was rounded up to a 2⁻⁵²nd of it"
+"""The note of a certificate whose budget was counted in such units."""
 OUT_OF_REACH = 2**8
 """How many times the budget a price may be before it no longer matters how many."""
 

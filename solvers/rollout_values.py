@@ -8,8 +8,8 @@ import numpy as np
 
 from ..specs.rollout_budgets import Beta, RolloutBudgets
 from ..specs.rollout_worth import GVM_ALPHA, GVM_BETA
-from .beliefs import fit_beta
 from .program import Floats, Integers
+from .rollout_beliefs import fit_beta
 
 
 @dataclass(frozen=True)

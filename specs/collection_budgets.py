@@ -10,20 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction as Rational
-from typing import Annotated, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .arrays import Amounts, Counts, Floats, Integers, PositiveAmounts, PositiveCounts, Rates, Reals
+from .arrays import Amounts, Counts, Floats, Integers, PositiveAmounts, Rates
 from .certificate import relative_gap
+from .collection_curves import ConvexCurves, Curve, Fit, Law, Observations, PowerLaws, fall_over, fit_error, loss_at
 from .errors import Fault
 from .exact import exact, exact_dot
 from .scalars import LARGEST_INTEGER, Amount, PositiveCount
 from .sources import suggest
 from .spec import Broken, Plan, Spec, above, below, differs, misshapen
-from .tables import Labels, Names, Table
+from .tables import Names, Table
 
 Objective = Literal["weighted_mean", "worst_group", "alpha_fair"]
 Model = Literal["power_law", "convex_monotone"]
@@ -38,23 +39,11 @@ SHARE_ROOM = 1e-9
 """By how much of all samples a share may be missed: a third of them cannot be written down."""
 
 
-class Curve(Table):
-    """Learning curves, a row per group: loss(n) = asymptote + scale·n^−exponent for n ≥ 1 samples."""
-
-    asymptote: Amounts
-    """Loss that no number of samples gets below."""
-    scale: Amounts
-    """Loss above the asymptote at one sample."""
-    exponent: PositiveAmounts
-    """How fast the loss falls."""
-    loss_at_zero: Amounts | None = None
-    """Loss without any sample, at least that at one; needed where nothing is collected yet."""
-
-
 class Groups(Table):
     """The groups whose data can be collected, a row each."""
 
     name: Names
+    """What each group is called; all differ."""
     collected: Counts
     """Samples held already."""
     cost: PositiveAmounts | None = None
@@ -75,19 +64,6 @@ class Groups(Table):
     """The learning curves. Either these, or observations to fit them to."""
 
 
-class Observations(Table):
-    """Losses seen so far, a row each."""
-
-    group: Labels
-    """Name of a group."""
-    samples: PositiveCounts
-    """Samples of the group that the model was trained on."""
-    loss: Amounts
-    """Its loss on the group."""
-    stderr: PositiveAmounts | None = None
-    """Standard error of that loss; the fit weighs by 1/stderr²."""
-
-
 class Fairness(BaseModel):
     """What the losses of different groups owe each other."""
 
@@ -95,43 +71,6 @@ class Fairness(BaseModel):
 
     max_gap: Amount
     """Largest predicted loss less the smallest, at most."""
-
-
-class PowerLaws(Table):
-    """Fitted power laws, a row per group; where the scale is 0 the exponent says nothing, and is 1."""
-
-    asymptote: Amounts
-    scale: Amounts
-    exponent: PositiveAmounts
-    error: Amounts
-    """Root of the (weighted) mean squared residual over the group's observations."""
-
-
-class Bends(Table):
-    """Where fitted convex curves bend: below `samples`, the loss is steeper by `weight` per unit of log n."""
-
-    group: Counts
-    """Row of `groups`."""
-    samples: PositiveCounts
-    weight: PositiveAmounts
-
-
-class ConvexCurves(BaseModel):
-    """Fitted curves that fall and flatten: max(0, level − slope·log n + Σ weight·max(0, log(samples) − log n))."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-    level: Reals
-    slope: Amounts
-    """Loss removed per unit of log n beyond the last bend."""
-    bends: Bends
-    error: Amounts
-    """Root of the (weighted) mean squared residual over the group's observations."""
-
-
-def _fit_form(value: Any) -> str:
-    there = "asymptote" in value if isinstance(value, dict) else isinstance(value, PowerLaws)
-    return "~power_law" if there else "~convex_monotone"
 
 
 class CollectionPlan(Plan):
@@ -150,13 +89,7 @@ class CollectionPlan(Plan):
     samples: Counts
     predicted_loss: Amounts
     price: Amount
-    fit: (
-        Annotated[
-            Annotated[PowerLaws, Tag("~power_law")] | Annotated[ConvexCurves, Tag("~convex_monotone")],
-            Discriminator(_fit_form),
-        ]
-        | None
-    ) = None
+    fit: Fit | None = None
 
     axes: ClassVar = {"samples": ("groups",), "predicted_loss": ("groups",), "fit": ("groups",)}
 
@@ -341,10 +274,13 @@ class CollectionBudgets(Spec[CollectionPlan]):
                     f"of {worst!r} and {best!r} are {gap:.10g} apart, at most {self.fairness.max_gap:g} is allowed"
                 )
                 yield Broken("fairness.max_gap", ("predicted_loss",), gap - self.fairness.max_gap, message)
-        price, rounding = self._price(plan)
-        yield from differs("price", "price", np.array([plan.price]), np.array([price]), absolute=rounding)
-        if plan.fit is not None:
-            yield from differs("fit", "fit.error", plan.fit.error, self._fit_error(plan))
+        price = np.array([self._price(plan)])
+        yield from differs("price", "price", np.array([plan.price]), price, relative=1e-8, absolute=0.0)
+        if plan.fit is not None and self.observations is not None:
+            rows = {name: row for row, name in enumerate(self.groups.name)}
+            row = np.array([rows[name] for name in self.observations.group], np.int64)
+            error = fit_error(plan.fit, row, self.observations, len(rows))
+            yield from differs("fit", "fit.error", plan.fit.error, error)
         if isinstance(plan.fit, PowerLaws):
             idle = (plan.fit.scale == 0) & (plan.fit.exponent != 1)
             for row in np.flatnonzero(idle).tolist():
@@ -391,35 +327,13 @@ class CollectionBudgets(Spec[CollectionPlan]):
 
     def _loss(self, plan: CollectionPlan, bought: Integers) -> Floats:
         """(groups,) loss with so many samples bought."""
-        return self._curve(plan, np.arange(len(self.groups)), self.groups.collected + bought)
+        return loss_at(self._law(plan), np.arange(len(self.groups)), self.groups.collected + bought)
 
-    def _curve(self, plan: CollectionPlan, row: Integers, samples: Integers) -> Floats:
-        """Loss of the group in each row at so many samples in all."""
-        at_least_one = np.maximum(samples, 1).astype(np.float64)
-        if isinstance(plan.fit, ConvexCurves):
-            log, (knots, weights) = np.log(at_least_one), _padded(plan.fit.bends, len(self.groups))
-            steeper = (weights[row] * np.maximum(knots[row] - log[:, None], 0.0)).sum(axis=1)
-            loss = plan.fit.level[row] - plan.fit.slope[row] * log + steeper
-            return np.maximum(loss, 0.0)
-        law = plan.fit or self.groups.curve
-        if law is None:  # no groups at all
-            return np.zeros(len(row))
-        loss = law.asymptote[row] + law.scale[row] * at_least_one ** -law.exponent[row]
-        if isinstance(law, Curve) and law.loss_at_zero is not None:
-            loss = np.where(samples == 0, law.loss_at_zero[row], loss)
-        return loss
-
-    def _fit_error(self, plan: CollectionPlan) -> Floats:
-        """(groups,) root of the weighted mean squared residual."""
-        seen = self.observations
-        if seen is None:
-            return np.zeros(len(self.groups))
-        names = {name: row for row, name in enumerate(self.groups.name)}
-        row = np.array([names[name] for name in seen.group], np.int64)
-        weight = np.ones(len(row)) if seen.stderr is None else (seen.stderr.min(initial=np.inf) / seen.stderr) ** 2
-        residual = self._curve(plan, row, seen.samples) - seen.loss
-        total = np.bincount(row, weights=weight, minlength=len(names))
-        return np.sqrt(np.bincount(row, weights=weight * residual**2, minlength=len(names)) / total)
+    def _law(self, plan: CollectionPlan) -> Law:
+        """What says how losses fall."""
+        law = self.groups.curve if plan.fit is None else plan.fit
+        none = np.zeros(0)  # without groups there are no curves
+        return Curve(asymptote=none, scale=none, exponent=none) if law is None else law
 
     def _share_of_objective(self, loss: Floats) -> Floats:
         """(groups,) what each loss contributes; for `worst_group`, to the weighted mean."""
@@ -434,13 +348,22 @@ class CollectionBudgets(Spec[CollectionPlan]):
         available = infinite if self.groups.available is None else self.groups.available
         return np.minimum(available, infinite if self.groups.most is None else self.groups.most)
 
-    def _price(self, plan: CollectionPlan) -> tuple[float, float]:
-        """The best decrease of the objective per unit of cost by one more lot, and how far rounding may blur it."""
-        now, further = (self._share_of_objective(self._loss(plan, plan.samples + more)) for more in (0, self.lot))
-        cost = self._cost() * self.lot
-        decrease = np.where(plan.samples + self.lot <= self._most(), (now - further) / cost, 0.0)
-        blur = 1e-14 * float((np.abs(now) / cost).max(initial=0.0))
-        return float(decrease.max(initial=0.0)), max(blur, 1e-300)
+    def _decrease(self, plan: CollectionPlan, row: Integers, samples: Integers) -> Floats:
+        """(k,) what one more lot takes off the objective; differences of losses would lose their digits."""
+        law, weight = self._law(plan), self._weight()
+        fall = fall_over(law, row, samples, self.lot)
+        if self.minimise != "alpha_fair":
+            return weight[row] * fall / math.fsum(weight)
+        loss, power = loss_at(law, row, samples), 1 + self.alpha
+        share = np.divide(fall, loss, out=np.zeros(len(row)), where=loss > 0)
+        with np.errstate(divide="ignore"):  # all of the loss may go
+            return -weight[row] * loss**power / power * np.expm1(power * np.log1p(-np.minimum(share, 1.0)))
+
+    def _price(self, plan: CollectionPlan) -> float:
+        """The best decrease of the objective per unit of cost by one more lot."""
+        cost, every = self._cost() * self.lot, np.arange(len(self.groups))
+        decrease = self._decrease(plan, every, self.groups.collected + plan.samples) / cost
+        return float(decrease[plan.samples + self.lot <= self._most()].max(initial=0.0))
 
     def _ranges(self) -> tuple[Integers, Integers]:
         """(groups,) fewest and most lots, the most being what the budget allows each group alone."""
@@ -472,7 +395,7 @@ class CollectionBudgets(Spec[CollectionPlan]):
         return within
 
     def _lots_loss(self, plan: CollectionPlan, row: Integers, lots: Integers) -> Floats:
-        return self._curve(plan, row, self.groups.collected[row] + lots * self.lot)
+        return loss_at(self._law(plan), row, self.groups.collected[row] + lots * self.lot)
 
     def _lagrangian(self, plan: CollectionPlan) -> float:
         low, high = self._ranges()
@@ -493,11 +416,12 @@ class CollectionBudgets(Spec[CollectionPlan]):
 
         def priced(price: float) -> tuple[float, float]:
             """The Lagrangian bound at a price of the budget, and what is spent at that price."""
-            lots = _first(
-                lambda row, lots: worth(row, lots) - worth(row, np.minimum(lots + 1, high[row])) < price * cost[row],
-                start,
-                high,
-            )
+
+            def too_dear(row: Integers, lots: Integers) -> NDArray[np.bool_]:
+                decrease = self._decrease(plan, row, self.groups.collected[row] + lots * self.lot)
+                return decrease < price * cost[row]
+
+            lots = _first(too_dear, start, high)
             lots = np.where(at_low + price * cost * low <= worth(every, lots) + price * cost * lots, low, lots)
             spent = math.fsum(cost * lots)
             return math.fsum(worth(every, lots)) + price * (spent - budget), spent
@@ -522,13 +446,3 @@ def _first(holds: Callable[[Integers, Integers], NDArray[np.bool_]], low: Intege
         yes = holds(undecided, middle)
         high[undecided[yes]], low[undecided[~yes]] = middle[yes], middle[~yes] + 1
     return low
-
-
-def _padded(bends: Bends, groups: int) -> tuple[Floats, Floats]:
-    """(groups × bends of the group with most) log n at each bend, and its weight, 0 where a group has no more."""
-    order = np.argsort(bends.group, kind="stable")
-    count = np.bincount(bends.group, minlength=groups)
-    group, place = bends.group[order], np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
-    knots, weights = np.zeros((2, groups, int(count.max(initial=0))))
-    knots[group, place], weights[group, place] = np.log(bends.samples[order]), bends.weight[order]
-    return knots, weights

@@ -35,13 +35,15 @@ INFEASIBLE = "kind: rollout_budgets\nprompts: {successes: [0, 4], trials: [8, 8]
 
 
 def hard() -> str:
-    """400 prompts whose token budget is a knapsack: the search does not close its last 1e-5 within a minute."""
+    """400 prompts of one group whose token budget is a knapsack: the search does not close its last 1e-5."""
     random = np.random.default_rng(1)
     trials = np.full(400, 8)
     successes = random.binomial(trials, random.beta(0.5, 0.5, 400))
     tokens = np.round(random.lognormal(7, 0.6, 400), 3)
     prompts = {"successes": successes.tolist(), "trials": trials.tolist(), "tokens": tokens.tolist()}
-    return json.dumps({"kind": "rollout_budgets", "prompts": prompts, "token_budget": 3e6})
+    groups = {"name": ["all"], "most": [50_000]}
+    fields = {"prompts": prompts | {"group": ["all"] * 400}, "groups": groups, "token_budget": 3e6}
+    return json.dumps({"kind": "rollout_budgets"} | fields)
 
 
 @pytest.fixture

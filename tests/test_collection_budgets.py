@@ -190,6 +190,10 @@ def test_nothing_can_be_asked() -> None:
         plan = eq.solve(spec.replace(objective=objective))
         assert plan.samples.size == 0
         assert eq.check(spec.replace(objective=objective), plan)
+    for model in ("power_law", "convex_monotone"):
+        nothing = {"group": [], "samples": [], "loss": []}
+        fitted = eq.CollectionBudgets(groups={"name": [], "collected": []}, budget=5, observations=nothing, model=model)
+        assert eq.check(fitted, eq.solve(fitted)).ok
 
 
 def test_without_a_budget_nothing_is_bought() -> None:
@@ -207,6 +211,43 @@ def test_unlimited_supply_is_limited_by_the_budget_alone() -> None:
     assert eq.check(spec, plan)
     assert spec.measures(plan)["budget spent"] == 1e7
     assert plan.certificate.proof == "dual"
+
+
+def test_gains_far_below_the_resolution_of_losses_are_told_apart() -> None:
+    groups = {
+        "name": ["a", "b", "c"],
+        "collected": [5, 5, 100],
+        "cost": [0.01, 0.013, 0.7],
+        "curve": curve([0.1, 0.0, 0.1], [1.0, 2.0, 1.0], [0.5, 1.0, 0.01]),
+    }
+    for objective in OBJECTIVES:
+        spec = eq.CollectionBudgets(groups=groups, budget=1e12, objective=objective)
+        plan = eq.solve(spec, method="exact")
+        assert plan.certificate.status == "optimal"
+        assert eq.check(spec, plan).ok
+        # Along power laws, what is bought for the mean goes as (scale·exponent/cost)^(1/(1 + exponent)).
+        if objective == "weighted_mean":
+            held = plan.samples + np.array([5, 5, 100])
+            slope = np.array([0.5, 2.0, 0.01]) * held ** -np.array([1.5, 2.0, 1.01]) / np.array([0.01, 0.013, 0.7])
+            assert slope == pytest.approx(slope[0], rel=1e-6)
+
+
+def test_more_doubt_than_a_program_can_hold_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = eq.CollectionBudgets(**two_groups(groups={"cost": [1.3, 2.9]}))
+    full = eq.solve(spec, method="exact")
+    monkeypatch.setattr("equipoise.solvers.formulations.collection_budgets.LARGEST_WINDOWS", 1)
+    plan = eq.solve(spec, method="exact")
+    assert plan.certificate.proof == "dual"
+    assert plan.certificate.status == "feasible"
+    assert plan.certificate.bound <= full.certificate.objective <= plan.certificate.objective
+    assert any("too many lots were in doubt" in note for note in plan.certificate.notes)
+    assert eq.check(spec, plan).ok
+
+
+def test_without_time_the_plan_behind_the_bound_is_the_answer() -> None:
+    spec = eq.CollectionBudgets(**two_groups(groups={"cost": [1.3, 2.9]}))
+    plan = eq.solve(spec, time_limit=0)
+    assert eq.check(spec, plan).ok
 
 
 def test_a_hopeless_group_does_not_swallow_the_budget() -> None:
@@ -523,6 +564,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     (two_groups(budget=math.nan), "budget: must be"),
     (two_groups(lot=0), "lot: must be at least 1, got 0"),
     (two_groups(alpha=math.inf), "alpha: must be a finite number"),
+    (two_groups(alpha=5000.0, objective="alpha_fair"), "alpha: is so large that losses about 1.3, to the power of"),
     (
         {**observed(), "groups": {"name": ["good", "flat", "bad"], "collected": [1, 1, 1]}},
         "observations.group[8]: must be the name of a group",

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import equipoise as eq
 from equipoise.solvers.baselines import baselines
-from equipoise.solvers.prices import settle
+from equipoise.solvers.expert_prices import settle
 
 from .oracles import expert_assignment as oracle
 

@@ -10,8 +10,9 @@ from equipoise.solvers.answer import ProgramInfeasible
 from equipoise.solvers.backends.highs import HighsBackend
 from equipoise.solvers.conflicts import find_conflict
 from equipoise.solvers.control import Control, Options
-from equipoise.solvers.decimals import whole_multiples
 from equipoise.solvers.program import Builder, Program
+from equipoise.solvers.purse import purse
+from equipoise.specs.exact import exact
 
 
 def solve(program: Program) -> float:
@@ -83,22 +84,26 @@ def test_a_conflict_is_minimal_and_says_how_far_each_side_must_give_way() -> Non
 
 
 @pytest.mark.parametrize(
-    ("numbers", "budget", "whole", "room"),
+    ("cost", "lot", "budget", "whole", "room"),
     [
-        ([0.1, 0.3], 0.3, [1, 3], 3),
-        ([1.5, 2.5], 10.0, [3, 5], 20),
-        ([2.0, 4.0], 7.0, [1, 2], 3),
-        ([0.0, 3.0], 6.5, [0, 1], 2),
-        ([], 5.0, [], 5),
-        ([1e-3, 1e3], 1.0, [1, 10**6], 1000),
+        ([0.1, 0.3], 1, 0.3, [1, 3], 3),
+        ([1.5, 2.5], 1, 10.0, [3, 5], 20),
+        ([2.0, 4.0], 1, 7.0, [1, 2], 3),
+        ([0.1, 0.2], 5, 1.7, [1, 2], 3),
+        ([], 1, 5.0, [], 5),
+        ([1e-3, 1e3], 1, 1.0, [1, 10**6], 1000),
     ],
 )
-def test_decimals_become_whole_multiples(numbers: list[float], budget: float, whole: list[int], room: int) -> None:
-    scaled, limit = whole_multiples(np.array(numbers), budget)
-    assert scaled.tolist() == whole
-    assert limit == room
+def test_a_decimal_budget_is_counted_in_whole_units(
+    cost: list[float], lot: int, budget: float, whole: list[int], room: int
+) -> None:
+    counted = purse(np.array(cost), lot, budget)
+    assert counted.cost.tolist() == [min(unit, counted.cost.max(initial=0)) for unit in whole]
+    assert counted.room == room
+    assert not counted.coarse
 
 
-def test_decimals_beyond_float64_stay_as_they_are() -> None:
-    numbers = np.array([1e-300, 1.0])
-    assert whole_multiples(numbers, 5.0)[0] is numbers
+def test_a_budget_in_no_common_unit_is_never_overspent() -> None:
+    counted = purse(np.array([1 / 3, 1e-9]), 1, 1e9)
+    assert counted.coarse
+    assert counted.spent(np.array([3, 0])) * counted.unit >= 3 * exact(1 / 3)

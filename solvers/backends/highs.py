@@ -90,6 +90,7 @@ class HighsBackend:
             _unwatch(model)
             every = np.arange(program.columns, dtype=np.int32)
             model.changeColsCost(program.columns, every, program.cost * scale)
+            model.changeObjectiveOffset(program.offset * scale)
             model.changeColsBounds(program.columns, every, program.lower, program.upper)
             if program.height:
                 every = np.arange(program.height, dtype=np.int32)
@@ -111,6 +112,7 @@ class HighsBackend:
             ("mip_rel_gap", gap),
             ("mip_abs_gap", 0.0),
             ("primal_feasibility_tolerance", 1e-9),
+            ("mip_feasibility_tolerance", 1e-9),
             ("dual_feasibility_tolerance", DUAL_TOLERANCE),
             ("time_limit", min(control.remaining, 1e30) + model.getRunTime()),
         ):
@@ -139,7 +141,7 @@ class HighsBackend:
         values[program.integer] = np.rint(values[program.integer])
         objective = math.fsum(program.cost * values) + program.offset
         if search:
-            bound = info.mip_dual_bound / scale + program.offset
+            bound = info.mip_dual_bound / scale
             if stopped == "solved" and info.mip_gap > 0 and abs(objective - bound) > 1e-6 * max(abs(objective), 1e-9):
                 stopped = "gap"
         else:
@@ -192,7 +194,7 @@ def _pass(model: Any, program: Program, scale: float) -> None:
         program.nonzeros,
         int(highspy.MatrixFormat.kColwise),
         int(sense),
-        0.0,
+        program.offset * scale,
         program.cost * scale,
         program.lower,
         program.upper,
@@ -237,7 +239,7 @@ class _Watch:
 
     def _report(self, event: Any) -> None:
         sides = event.data_out.mip_primal_bound, event.data_out.mip_dual_bound
-        self.control.report(*(side / self.scale + self.program.offset if abs(side) < 1e30 else None for side in sides))
+        self.control.report(*(side / self.scale if abs(side) < 1e30 else None for side in sides))
 
     def _keep(self, event: Any) -> None:
         self.best = np.array(event.data_out.mip_solution, dtype=np.float64)

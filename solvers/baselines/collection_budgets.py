@@ -7,7 +7,7 @@ import heapq
 import numpy as np
 
 from ...specs.collection_budgets import CollectionBudgets, CollectionPlan
-from ..market import Market
+from ..collection_market import Market
 from ..program import Floats, Integers
 
 

@@ -20,13 +20,14 @@ from ...specs.collection_budgets import GAP_ROOM, SHARE_ROOM, CollectionBudgets,
 from ...specs.errors import SolveTimeout, UnsupportedError
 from ..answer import Answer, ProgramInfeasible
 from ..backends.highs import HighsBackend
+from ..collection_market import Market
+from ..collection_scarcity import explain
 from ..control import Control, Options
 from ..doubt import Doubt
 from ..formulation import Conflict, Evidence, Explanation, Formulation
 from ..levels import Floors, Ladder, Levels, attained, ladder, settle
-from ..market import Market
 from ..program import Builder, Floats, Integers, Program
-from ..scarcity import explain
+from ..purse import COARSE
 
 WINDOW_GAP = 1e-5
 """The gap that `auto` asks for: the windows are narrow, and the bound before any search is nearly that good."""
@@ -34,12 +35,14 @@ COUPLED_GAP = 1e-3
 """The gap that `auto` asks for where shares or gaps tie the groups together."""
 LARGEST_RANGE = 2**18
 """Lots of all groups together in a program that needs a column for each."""
+LARGEST_WINDOWS = 2**20
+"""Lots in doubt that a program gets columns for."""
 LARGEST_CHOICE = 2**24
 """Groups × levels of a program that chooses a level."""
 COEFFICIENT = 2.0**20
 """Coefficients of the budget row are brought below this, by a power of two: HiGHS's tolerances are absolute."""
+CUT = "too many lots were in doubt for a search: only those nearest to the plan were looked at"
 UNSETTLED = "the second largest loss and the mean may not be the best: the search for them was stopped"
-COARSE = "costs share no unit with the budget: each was rounded up to a 2⁻⁵²nd of it"
 PATIENCE = 10.0
 """Seconds to find out whether a proposed change leaves no conflict."""
 STRETCH = 2**10
@@ -51,7 +54,8 @@ class Windows:
     """Where the optimum lies if nothing but the budget ties the groups.
 
     low, high: (groups,) lots. lots: (groups,) a good plan. bound: what the objective cannot get below (for
-    `worst_group`, the largest loss). floors: for `worst_group`, what its settled levels demand.
+    `worst_group`, the largest loss). floors: for `worst_group`, what its settled levels demand. cut: there was too
+    much doubt for a program, and only the lots nearest to the plan are left.
     """
 
     low: Integers
@@ -59,6 +63,15 @@ class Windows:
     lots: Integers
     bound: float
     floors: Floors | None = None
+    cut: bool = False
+
+    def within(self, columns: int) -> Windows:
+        """These windows, or their middles if they would take more columns than allowed."""
+        if (self.high - self.low).sum() <= columns:
+            return self
+        reach = max(columns // (2 * len(self.lots)), 1)
+        low, high = np.maximum(self.low, self.lots - reach), np.minimum(self.high, self.lots + reach)
+        return replace(self, low=low, high=high, cut=True)
 
 
 @dataclass(frozen=True)
@@ -139,7 +152,7 @@ class CollectionProgram(Formulation[CollectionBudgets, CollectionPlan]):
     def _worth_rows(self, builder: Builder, lots: Integers, low: Integers, high: Integers) -> Integers:
         """Ties the lots from `low` to `high` to the columns that carry what they spare; returns these rows."""
         group, lot, blunt = self._single(low, high)
-        gain = self.market.worth(group, lot + 1) - self.market.worth(group, lot)
+        gain = self.market.gain(group, lot)
         rows = builder.rows("worth", len(lots), lower=low, upper=low)
         builder.entries(rows, lots)
         extra = builder.columns("extra", int((~blunt).sum()), cost=-gain[~blunt], upper=1.0)
@@ -188,7 +201,7 @@ class CollectionProgram(Formulation[CollectionBudgets, CollectionPlan]):
         if self.spec.minimise != "worst_group":
             doubt = self._doubt(market.least)
             low, high = doubt.windows(doubt.achieved)
-            return Windows(low, high, doubt.counts, -doubt.bound)
+            return Windows(low, high, doubt.counts, -doubt.bound).within(LARGEST_WINDOWS)
         nothing = np.zeros(0, np.int64)
         if not len(market.least):
             return Windows(nothing, nothing, nothing, 0.0, Floors(0.0, 0.0, nothing, nothing))
@@ -197,7 +210,8 @@ class CollectionProgram(Formulation[CollectionBudgets, CollectionPlan]):
         return self._below(floors)
 
     def _doubt(self, low: Integers) -> Doubt:
-        return Doubt(self.market.worth, low, self.market.top, self.market.purse.cost, self.market.purse.room)
+        market = self.market
+        return Doubt(market.worth, low, market.top, market.purse.cost, market.purse.room, market.gain)
 
     def _below(self, floors: Floors) -> Windows:
         """Where the best mean lies once the levels of the worst groups are settled, whoever is exempt."""
@@ -226,7 +240,7 @@ class CollectionProgram(Formulation[CollectionBudgets, CollectionPlan]):
             if doubt.bound >= achieved - 1e-12 * abs(achieved):
                 start, stop = doubt.windows(achieved)
                 low, high = np.minimum(low, start), np.maximum(high, stop)
-        return Windows(low, high, lots, floors.worst, floors)
+        return Windows(low, high, lots, floors.worst, floors).within(LARGEST_WINDOWS)
 
     def _best(self, low: Integers, price: float) -> Floats:
         return self._doubt(low).best(price)
@@ -350,8 +364,10 @@ class CollectionProgram(Formulation[CollectionBudgets, CollectionPlan]):
             return Evidence(objective, min(max([bound, *found]), objective), "search", notes)
         objective, purse = -self._worth(lots), self.market.purse
         price = self._doubt(self.market.least).price
-        honest = Doubt(self.market.worth, self.market.least, self.market.top, purse.true_cost, purse.room)
+        honest = replace(self._doubt(self.market.least), cost=purse.true_cost)
         bound = min(-honest.priced(price), objective)
+        if not self.coupled and self.windows.cut:
+            return Evidence(objective, bound, "dual", (*notes, CUT))
         if objective - bound <= 1e-9 * abs(objective):
             return Evidence(objective, bound, "dual", notes)
         # What rounding the costs may have hidden from the search, each lot could have spent besides.

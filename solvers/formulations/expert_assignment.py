@@ -1,7 +1,7 @@
 """Expert assignment as a transportation program: one column per allowed pair, one row per token and per expert.
 
 The matrix is that of a bipartite graph, totally unimodular: the relaxation has whole vertices. The answer of any
-backend is then taken to the exact optimum of the scores, with the prices that prove it (`prices.py`).
+backend is then taken to the exact optimum of the scores, with the prices that prove it (`expert_prices.py`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from ...specs.errors import BackendError
 from ...specs.expert_assignment import AssignmentPlan, ExpertAssignment
 from ..answer import Answer
+from ..expert_places import Places
+from ..expert_prices import settle
 from ..formulation import Conflict, Evidence, Explanation, Formulation, Shift
-from ..places import Places
-from ..prices import settle
 from ..program import Builder, Floats, Integers, Program
 
 NAMED = 4

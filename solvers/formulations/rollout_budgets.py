@@ -7,7 +7,8 @@ at the integers); where they are not, one binary per count chooses (multiple cho
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from ...specs.exact import exact_dot
 from ...specs.rollout_budgets import RolloutBudgets, RolloutPlan
 from ..answer import Answer
-from ..decimals import whole_multiples
+from ..doubt import Doubt
 from ..formulation import Conflict, Evidence, Explanation, Formulation
 from ..program import Builder, Floats, Integers, Program
+from ..purse import COARSE, Purse, purse
 from ..rollout_values import gradient_share, outlook, rollout_values
 
 SEARCH_GAP = 1e-3
@@ -50,14 +52,52 @@ class RolloutProgram(Formulation[RolloutBudgets, RolloutPlan]):
         tokens = spec.prompts.tokens if spec.token_budget is not None else None
         self.cost: Floats = np.ones(len(spec.prompts)) if tokens is None else tokens
 
+    @cached_property
+    def purse(self) -> Purse:
+        """The token budget and what a rung of each prompt takes of it, in whole units."""
+        return purse(self.cost, self.spec.multiple_of, self.spec.token_budget or 0.0)
+
+    @cached_property
+    def doubt(self) -> Doubt | None:
+        """Where the optimum lies, if nothing but a token budget ties prompts of concave values; else None."""
+        spec, ladder = self.spec, self.ladder
+        if spec.token_budget is None or spec.groups is not None or not ladder.concave.all():
+            return None
+        money = self.purse
+        room, top = money.room - money.spent(ladder.start), spec.most // spec.multiple_of - ladder.start
+        if room < 0 or (top < 0).any():
+            return None  # there is no plan at all
+        high = np.minimum(top, room // money.cost)
+        return Doubt(lambda prompt, rung: ladder.values[prompt, rung], np.zeros_like(high), high, money.cost, room)
+
     def formulate(self) -> Program:
-        """Columns: `rungs` (prompts), and what they are worth: `extra` per further rung, or `choice` per count."""
+        """Columns: `rungs` (prompts), and what they are worth: `extra` per further rung, or `choice` per count.
+
+        Under a token budget alone, only the rungs that the Lagrangian bound leaves in doubt have columns.
+        """
+        program = self._stated()
+        if self.doubt is None or not len(self.spec.prompts):
+            return program
+        counts, (low, high) = self.doubt.counts, self.window
+        taken = [np.arange(first, last) < count for first, last, count in zip(low, high, counts, strict=True)]
+        start = {"rungs": self.ladder.start + counts, "extra": np.concatenate(taken)}
+        return replace(program, start=np.concatenate([start[block.name] for block in program.column_blocks]) * 1.0)
+
+    @cached_property
+    def window(self) -> tuple[Integers, Integers]:
+        """(prompts,) the first and the last rung above `start` that the program can choose."""
+        if self.doubt is not None:
+            return self.doubt.windows(self.doubt.achieved)
+        top = self.ladder.there.sum(axis=1)
+        return np.zeros_like(top), top
+
+    def _stated(self) -> Program:
         spec, ladder, step = self.spec, self.ladder, self.spec.multiple_of
         concave, prompts = ladder.concave, len(spec.prompts)
         search = spec.token_budget is not None or not concave.all()
         builder = Builder(
             "maximise",
-            offset=math.fsum(ladder.values[concave, 0]),
+            offset=math.fsum(ladder.values[np.arange(prompts), self.window[0]][concave]),
             gap=SEARCH_GAP if search else 0.0,
             integral=not search,
         )
@@ -84,9 +124,8 @@ class RolloutProgram(Formulation[RolloutBudgets, RolloutPlan]):
                 )
                 builder.entries(row, rest)
         elif spec.token_budget is not None:
-            cost, budget = whole_multiples(self.cost * step, spec.token_budget)
-            row = builder.rows("token_budget", 1, upper=budget, field="token_budget")
-            builder.entries(row, rungs, cost)
+            row = builder.rows("token_budget", 1, upper=self.purse.room, field="token_budget")
+            builder.entries(row, rungs, self.purse.cost)
 
     def _group_rows(self, builder: Builder, rungs: Integers) -> None:
         groups, member = self.spec.groups, self.spec.membership()
@@ -101,10 +140,13 @@ class RolloutProgram(Formulation[RolloutBudgets, RolloutPlan]):
     def _worth_rows(self, builder: Builder, rungs: Integers) -> None:
         """Ties the rungs to the columns that carry their value. The ends of the ladder are `least` and `most`."""
         ladder = self.ladder
-        base = np.where(ladder.concave, ladder.start, 0)
+        low, high = self.window
+        base = np.where(ladder.concave, ladder.start + low, 0)
         worth = builder.rows("worth", len(rungs), lower=base, upper=base, lower_field="least", upper_field="most")
         builder.entries(worth, rungs)
-        prompt, rung = np.nonzero(ladder.there & ladder.concave[:, None])
+        every = np.arange(ladder.there.shape[1])
+        wanted = (every >= low[:, None]) & (every < high[:, None])
+        prompt, rung = np.nonzero(wanted & ladder.concave[:, None])
         extra = builder.columns("extra", len(prompt), cost=ladder.gain[prompt, rung], upper=1.0)
         builder.entries(worth[prompt], extra, -1.0)
         if ladder.concave.all():
@@ -171,13 +213,14 @@ class RolloutProgram(Formulation[RolloutBudgets, RolloutPlan]):
             rate = rate + plan.group_price[spec.membership()]
             least, most = self._group_bounds()
             paid = plan.group_price != 0
-            room += math.fsum((plan.group_price * np.where(plan.group_price > 0, most, least))[paid])
+            room += math.fsum(plan.group_price[paid] * np.where(plan.group_price > 0, most, least)[paid])
         counts = (ladder.start[:, None] + np.arange(ladder.values.shape[1])) * step
         surplus = ladder.values - (rate * self.cost)[:, None] * counts
         bound = max(room + math.fsum(surplus.max(axis=1)), objective)
         if bound - objective <= 1e-9 * abs(objective):
             return Evidence(objective, bound, "threshold")
-        return Evidence(objective, max(min(bound, answer.bound), objective), "search")
+        coarse = spec.token_budget is not None and self.purse.coarse
+        return Evidence(objective, max(min(bound, answer.bound), objective), "search", (COARSE,) if coarse else ())
 
     def explain(self, conflict: Conflict) -> Explanation:
         """What clashes, with the numbers of the spec."""

@@ -8,8 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from equipoise.solvers import curves as fitting
-from equipoise.solvers.curves import Curves, Sightings, fit_convex, fit_power_laws, nonnegative_least_squares, sightings
+from equipoise.solvers import collection_curves as fitting
+from equipoise.solvers.collection_curves import (
+    Curves,
+    Sightings,
+    fit_convex,
+    fit_power_laws,
+    nonnegative_least_squares,
+    sightings,
+)
 from equipoise.specs.arrays import Floats
 
 DATA = Path(__file__).parent.parent / "specs" / "examples" / "data" / "learning_curves_observations.csv"

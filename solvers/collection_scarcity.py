@@ -9,9 +9,9 @@ import numpy as np
 
 from ..specs.arrays import Integers
 from ..specs.collection_budgets import GAP_ROOM
+from .collection_market import Market
 from .formulation import Conflict, Explanation
 from .levels import attained, ladder
-from .market import Market
 
 LARGEST_LOOK = 2**20
 """Pairs of group and level looked at to find the budget that a gap needs."""

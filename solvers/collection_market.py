@@ -9,10 +9,11 @@ from functools import cached_property
 import numpy as np
 
 from ..specs.arrays import Floats, Integers
-from ..specs.collection_budgets import Bends, CollectionBudgets, CollectionPlan, PowerLaws
-from ..specs.collection_budgets import ConvexCurves as RecordedConvex
+from ..specs.collection_budgets import CollectionBudgets, CollectionPlan
+from ..specs.collection_curves import Bends, PowerLaws
+from ..specs.collection_curves import ConvexCurves as RecordedConvex
 from ..specs.exact import exact_dot
-from .curves import ConvexCurves, Curves, PowerLawCurves, Sightings, fit_convex, fit_power_laws, sightings
+from .collection_curves import ConvexCurves, Curves, PowerLawCurves, Sightings, fit_convex, fit_power_laws, sightings
 from .purse import purse
 
 UNLIMITED = 2**53
@@ -77,6 +78,17 @@ class Market:
             return -weight * loss ** (1 + self.spec.alpha) / (1 + self.spec.alpha)
         return -weight * loss / math.fsum(self.weight)
 
+    def gain(self, group: Integers, lots: Integers) -> Floats:
+        """(k,) what one more lot is worth, however little that is beside the whole."""
+        samples, weight = self.spec.groups.collected[group] + lots * self.spec.lot, self.weight[group]
+        fall = self.curves.fall(group, samples, self.spec.lot)
+        if self.spec.minimise != "alpha_fair":
+            return weight * fall / math.fsum(self.weight)
+        loss, power = self.curves.loss(group, samples), 1 + self.spec.alpha
+        with np.errstate(divide="ignore"):  # a loss that falls to nothing
+            part = -np.expm1(power * np.log1p(-np.minimum(fall / np.where(loss > 0, loss, 1.0), 1.0)))
+        return weight * loss**power * part / power
+
     @property
     def every(self) -> Integers:
         """All groups."""
@@ -88,10 +100,7 @@ class Market:
         That happens only to the first samples of all, whose loss is none of the curve's.
         """
         none = group[self.spec.groups.collected[group] + start == 0]
-        first, second = (
-            self.worth(none, np.full(len(none), lots + 1)) - self.worth(none, np.full(len(none), lots))
-            for lots in (0, 1)
-        )
+        first, second = (self.gain(none, np.full(len(none), lots)) for lots in (0, 1))
         return none[first < second]
 
     def plan(self, lots: Integers) -> CollectionPlan:
@@ -106,7 +115,7 @@ class Market:
 
     def _price(self, lots: Integers) -> float:
         """What the best single further lot spares the objective, per unit of budget; 0 if none may be bought."""
-        gain = (self.worth(self.every, lots + 1) - self.worth(self.every, lots)) / (self.cost * self.spec.lot)
+        gain = self.gain(self.every, lots) / (self.cost * self.spec.lot)
         return max(float(gain[lots < self.most].max(initial=0.0)), 0.0)
 
     def _recorded(self) -> PowerLaws | RecordedConvex | None:

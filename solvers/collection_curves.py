@@ -35,6 +35,10 @@ class Curves(Protocol):
         """(k,) losses of (k,) groups at (k,) samples."""
         ...
 
+    def fall(self, group: Integers, samples: Integers, further: int) -> Floats:
+        """(k,) loss less loss after so many further samples, to full relative precision where it is tiny."""
+        ...
+
 
 @dataclass(frozen=True)
 class PowerLawCurves:
@@ -50,6 +54,14 @@ class PowerLawCurves:
         count = np.maximum(samples, 1).astype(np.float64)
         loss = self.asymptote[group] + self.scale[group] * count ** -self.exponent[group]
         return loss if self.at_zero is None else np.where(samples > 0, loss, self.at_zero[group])
+
+    def fall(self, group: Integers, samples: Integers, further: int) -> Floats:
+        """(k,) loss less loss after so many further samples, to full relative precision where it is tiny."""
+        count, exponent = np.maximum(samples, 1).astype(np.float64), self.exponent[group]
+        fall = self.scale[group] * count**-exponent * -np.expm1(-exponent * np.log1p(further / count))
+        if self.at_zero is None:
+            return fall
+        return np.where(samples > 0, fall, self.at_zero[group] - self.loss(group, np.full(len(group), further)))
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,16 @@ class ConvexCurves:
         for bend, weight in zip(self.bend.T, self.weight.T, strict=True):
             loss += weight[group] * np.maximum(np.log(bend[group]) - log, 0.0)
         return np.maximum(loss, 0.0)
+
+    def fall(self, group: Integers, samples: Integers, further: int) -> Floats:
+        """(k,) loss less loss after so many further samples, to full relative precision where it is tiny."""
+        count = np.maximum(samples, 1).astype(np.float64)
+        growth = np.log1p(further / count)
+        fall = self.slope[group] * growth
+        for bend, weight in zip(self.bend.T, self.weight.T, strict=True):
+            until = np.maximum(np.log(bend[group] / count), 0.0)
+            fall += weight[group] * np.minimum(growth, until)
+        return np.minimum(fall, self.loss(group, samples))
 
 
 @dataclass(frozen=True)
