@@ -20,7 +20,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from .errors import Fault
 from .scalars import LARGEST_INTEGER
-from .sources import LARGEST_ARRAY, Cells, Folder, is_reference, read_array
+from .sources import FILE_SCHEMA, LARGEST_ARRAY, Cells, Folder, is_reference, read_array
 
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.int64]
@@ -30,16 +30,9 @@ REFERENCE_SCHEMA: JsonSchemaValue = {
     "title": "File reference",
     "description": "Numbers kept in a file beside the spec: .npy, .safetensors, .csv or .parquet.",
     "properties": {
-        "file": {"type": "string", "description": "Path, relative to the spec."},
+        **FILE_SCHEMA,
         "tensor": {"type": "string", "description": "Name of the tensor in a .safetensors file."},
         "column": {"type": "string", "description": "Column of a .csv or .parquet file."},
-        "rows": {
-            "type": "array",
-            "items": {"type": "integer", "minimum": 0},
-            "minItems": 2,
-            "maxItems": 2,
-            "description": "First row, and the row after the last.",
-        },
     },
     "required": ["file"],
     "additionalProperties": False,

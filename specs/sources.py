@@ -22,6 +22,17 @@ from numpy.typing import NDArray
 
 from .errors import Fault
 
+FILE_SCHEMA: dict[str, Any] = {
+    "file": {"type": "string", "description": "Path, relative to the spec."},
+    "rows": {
+        "type": "array",
+        "items": {"type": "integer", "minimum": 0},
+        "minItems": 2,
+        "maxItems": 2,
+        "description": "First row, and the row after the last.",
+    },
+}
+"""JSON Schema of what every file reference may say."""
 LARGEST_ARRAY = 2**28
 """Numbers in one array, at most (2 GiB of float64)."""
 

@@ -23,7 +23,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from .errors import Fault
-from .sources import Folder, is_reference, read_table
+from .sources import FILE_SCHEMA, Folder, is_reference, read_table
 
 
 class Table(BaseModel):
@@ -76,18 +76,11 @@ _TABLE_REFERENCE: JsonSchemaValue = {
     "title": "File reference",
     "description": "A table kept in a file beside the spec: .csv, .parquet or .safetensors.",
     "properties": {
-        "file": {"type": "string", "description": "Path, relative to the spec."},
+        **FILE_SCHEMA,
         "columns": {
             "type": "object",
             "additionalProperties": {"type": "string"},
             "description": "The column of the file that each field is read from; absent if they have the same names.",
-        },
-        "rows": {
-            "type": "array",
-            "items": {"type": "integer", "minimum": 0},
-            "minItems": 2,
-            "maxItems": 2,
-            "description": "First row, and the row after the last.",
         },
     },
     "required": ["file"],
