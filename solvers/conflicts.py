@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..specs.errors import SolveTimeout
-from .answer import ProgramInfeasible
+from .answer import Answer, ProgramInfeasible
 from .backends.highs import HighsBackend
 from .control import Control, Options
 from .formulation import Conflict, Shift
@@ -52,8 +52,8 @@ def _feasible(program: Program) -> bool:
     return True
 
 
-def _solve(program: Program) -> Floats:
-    return HighsBackend().solve(program, Options(), Control(TIME_LIMIT)).values
+def _solve(program: Program) -> Answer:
+    return HighsBackend().solve(program, Options("exact"), Control(TIME_LIMIT))
 
 
 def _relaxed(program: Program, fields: Collection[str]) -> Program:
@@ -101,7 +101,10 @@ def _least_shift(program: Program, field: str) -> Shift | None:
         row_upper=np.concatenate([program.row_upper, program.upper]),
     )
     try:
-        lower, upper = _solve(elastic)[-2:].tolist()
+        answer = _solve(elastic)
     except (ProgramInfeasible, SolveTimeout):
         return None
+    if answer.stopped != "solved":
+        return None  # some shift that mends it, but not known to be the least
+    lower, upper = answer.values[-2:].tolist()
     return Shift(lower, upper)

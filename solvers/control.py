@@ -121,11 +121,12 @@ class Cancel(Protocol):
     def __call__(self) -> None: ...
 
 
-def run_apart(work: Callable[[], T], cancel: Cancel, control: Control) -> T:
+def run_apart(work: Callable[[], T], cancel: Cancel | None, control: Control) -> T:
     """Run a backend's blocking call in a thread of its own, and stop it when the deadline or the watcher says.
 
     A thread per call also keeps two solves apart: HiGHS sizes its executor per thread. A backend that does not
-    stop within the grace is abandoned with its (daemon) thread, and `BackendStuck` is raised.
+    stop within the grace (or cannot be told to, without `cancel`) is abandoned with its (daemon) thread, and
+    `BackendStuck` is raised.
     """
     finished = threading.Event()
     outcome: list[Any] = []
@@ -143,13 +144,18 @@ def run_apart(work: Callable[[], T], cancel: Cancel, control: Control) -> T:
     try:
         while not finished.wait(POLL):
             if stop_at is None and control.look():
+                if cancel is None:
+                    raise BackendStuck(f"no plan within {control.seconds:.3g} s ({control.why_stopped()})")
                 cancel()
                 stop_at = time.perf_counter() + GRACE
             if stop_at is not None and time.perf_counter() > stop_at:
                 raise BackendStuck(f"the backend did not stop within {GRACE:g} s of being told to")
+    except BackendStuck:
+        raise
     except BaseException:
-        cancel()
-        finished.wait(GRACE)
+        if cancel is not None:
+            cancel()
+            finished.wait(GRACE)
         raise
     result, error = outcome[0]
     if error is not None:

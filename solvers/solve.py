@@ -71,10 +71,11 @@ class Solver:
     def _settle(self, program: Program, backend: Backend, control: Control) -> Answer:
         """The answer to a program, its goals settled one after the other first."""
         answers: list[Answer] = []
+        strict = replace(self.options, method="exact", gap=None)  # a gap that is asked for is one of the objective
         for goal in program.goals:
             control.stage = goal.name
             aimed = replace(program, gap=0.0).aimed(goal.sense, goal.cost)
-            answers.append(backend.solve(aimed, self.options, control))
+            answers.append(backend.solve(aimed, strict, control))
             program = replace(program.settled(goal, answers[-1].objective), start=answers[-1].values)
         control.stage = ""
         return replace(backend.solve(replace(program, goals=()), self.options, control), goals=tuple(answers))

@@ -45,7 +45,7 @@ class FlowBackend:
         costs = np.rint(np.ldexp(above, -exponent)).astype(np.int64)
         solver: Any = min_cost_flow.SimpleMinCostFlow()
         network.load(solver, program, costs)
-        status = run_apart(solver.solve, lambda: None, control)
+        status = run_apart(solver.solve, None, control)
         if status == solver.INFEASIBLE:
             raise ProgramInfeasible("no flow meets the supplies")
         if status != solver.OPTIMAL:

@@ -14,7 +14,7 @@ import equipoise as eq
 from equipoise.solvers.answer import Backend, ProgramInfeasible
 from equipoise.solvers.backends import make_backend
 from equipoise.solvers.backends.highs import HighsBackend, _Watch
-from equipoise.solvers.control import Control, Options
+from equipoise.solvers.control import Control, Options, run_apart
 from equipoise.solvers.program import Builder, Program
 
 from . import programs
@@ -75,6 +75,13 @@ def test_a_time_limit_is_kept_and_leaves_plan_bound_and_gap() -> None:
     assert answer.stopped == "time limit"
     assert answer.bound > answer.objective > 0
     assert (program.activity(answer.values) <= program.row_upper + 1e-6).all()
+
+
+def test_a_call_that_cannot_be_stopped_is_left_behind_at_the_deadline() -> None:
+    started = time.perf_counter()
+    with pytest.raises(eq.SolveTimeout, match="no plan within"):
+        run_apart(lambda: time.sleep(3), None, Control(0.05))
+    assert time.perf_counter() - started < 2.0
 
 
 def test_no_time_at_all_is_a_timeout() -> None:
