@@ -6,11 +6,13 @@ this module holds the certificate against them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from ..specs.certificate import OPTIMAL_GAP, SEARCH_TOLERANCE, Certificate, Sense
+from ..specs.errors import SpecError
 from ..specs.spec import Plan, Spec
 
 TOLERANCE = 1e-9
@@ -46,12 +48,16 @@ class CheckResult:
 
 
 def check(spec: Spec[Any], plan: Plan) -> CheckResult:
-    """Hold a plan, and its certificate if it has one, against its spec."""
+    """Hold a plan, and its certificate if it has one, against its spec. Raises `SpecError` for anything else."""
+    if not isinstance(spec, Spec) or not isinstance(plan, Plan):
+        raise SpecError(f"check takes a spec and a plan, got {type(spec).__name__} and {type(plan).__name__}")
     if plan.kind != spec.kind:
         text = f"the plan is one of {plan.kind}, the spec one of {spec.kind}"
         return CheckResult((text,), None, None, None, 0.0, "")
     broken = list(islice(spec.rules(plan), SHOWN + 1))
     problems = [str(rule) for rule in broken[:SHOWN]]
+    if plan.name != spec.name:
+        problems.append(f"name is {plan.name!r}, the spec's is {spec.name!r}")
     if len(broken) > SHOWN:
         problems.append("and more rules are broken")
     violation = max((rule.amount for rule in broken), default=0.0)
@@ -89,11 +95,13 @@ class _Claims:
             found.append(f"certificate.bound is {claim.bound!r}, which the plan itself beats with {claim.objective!r}")
         found += self._bound_problems()
         gap = self.spec.gap(self.plan, claim.objective, claim.bound)
-        if abs(claim.gap - gap) > TOLERANCE:
+        if claim.gap != gap and not abs(claim.gap - gap) <= TOLERANCE:
             found.append(f"certificate.gap is {claim.gap!r}, but objective and bound are {gap!r} apart")
         room = SEARCH_TOLERANCE if claim.proof == "search" else OPTIMAL_GAP
-        if claim.status == "optimal" and gap > room:
+        if claim.status == "optimal" and not gap <= room:
             found.append(f"certificate.status is optimal, with a gap of {gap!r}")
+        if claim.status == "optimal" and claim.proof == "search" and claim.stopped != "solved":
+            found.append(f"certificate.status is optimal, by a search that was stopped by {claim.stopped}")
         if claim.spec_digest is not None and claim.spec_digest != self.spec.digest():
             found.append("certificate.spec_digest is that of another spec")
         return found
@@ -123,4 +131,6 @@ def _stronger(claimed: float, proved: float, sense: Sense) -> bool:
 
 
 def _close(one: float, other: float) -> bool:
+    if not (math.isfinite(one) and math.isfinite(other)):
+        return one == other
     return abs(one - other) <= TOLERANCE * max(abs(one), abs(other)) + 1e-12

@@ -19,12 +19,13 @@ from .control import Control, Options
 from .formulation import Conflict, Shift
 from .program import Block, Builder, Floats, Program
 
-TIME_LIMIT = 10.0
+SHORTEST, TIME_LIMIT = 0.5, 10.0
 """Seconds for one probe. An undecided one counts as feasible: the set may then not be minimal, but it is true."""
 
 
-def find_conflict(program: Program) -> Conflict:
-    """The conflict in an infeasible program."""
+def find_conflict(program: Program, time_limit: float | None = None) -> Conflict:
+    """The conflict in an infeasible program; no probe takes longer than the time limit of a solve, if there is one."""
+    probe = TIME_LIMIT if time_limit is None else min(max(time_limit, SHORTEST), TIME_LIMIT)
     fields = list(
         dict.fromkeys(
             name
@@ -36,15 +37,15 @@ def find_conflict(program: Program) -> Conflict:
     core = list(fields)
     for name in fields:
         rest = [other for other in core if other != name]
-        if not _feasible(_relaxed(program, set(fields) - set(rest))):
+        if not _feasible(_relaxed(program, set(fields) - set(rest)), probe):
             core = rest
-    shifts = {name: shift for name in core if (shift := _least_shift(program, name)) is not None}
+    shifts = {name: shift for name in core if (shift := _least_shift(program, name, probe)) is not None}
     return Conflict(tuple(core), shifts)
 
 
-def _feasible(program: Program) -> bool:
+def _feasible(program: Program, probe: float) -> bool:
     try:
-        _solve(program)
+        _solve(program, probe)
     except ProgramInfeasible:
         return False
     except SolveTimeout:
@@ -52,8 +53,8 @@ def _feasible(program: Program) -> bool:
     return True
 
 
-def _solve(program: Program) -> Answer:
-    return HighsBackend().solve(program, Options("exact"), Control(TIME_LIMIT))
+def _solve(program: Program, probe: float) -> Answer:
+    return HighsBackend().solve(program, Options("exact"), Control(probe))
 
 
 def _relaxed(program: Program, fields: Collection[str]) -> Program:
@@ -74,7 +75,7 @@ def _relaxed(program: Program, fields: Collection[str]) -> Program:
     return replace(bare, lower=lower, upper=upper, row_lower=row_lower, row_upper=row_upper)
 
 
-def _least_shift(program: Program, field: str) -> Shift | None:
+def _least_shift(program: Program, field: str, probe: float) -> Shift | None:
     """By how much the bounds of one field must give way, all by the same amount; None if that cannot help."""
     whole = bool(program.integer.any())
     builder = Builder("minimise")
@@ -101,7 +102,7 @@ def _least_shift(program: Program, field: str) -> Shift | None:
         row_upper=np.concatenate([program.row_upper, program.upper]),
     )
     try:
-        answer = _solve(elastic)
+        answer = _solve(elastic, probe)
     except (ProgramInfeasible, SolveTimeout):
         return None
     if answer.stopped != "solved":

@@ -16,9 +16,11 @@ T = TypeVar("T")
 
 Method = Literal["auto", "exact", "fast"]
 
+MOST_THREADS = 256
+"""Threads that a backend may be given: each costs memory before it does any work."""
 POLL = 0.02
 """Seconds between two looks at the deadline and the watcher while a backend runs."""
-GRACE = 3.0
+GRACE = 1.0
 """Seconds that a backend has to stop after it was told to, before it is given up."""
 
 
@@ -42,9 +44,9 @@ class Options:
             raise UnsupportedError(f"method: must be 'auto', 'exact' or 'fast', got {self.method!r}")
         _finite("time_limit", self.time_limit)
         _finite("gap", self.gap)
-        for name, value, least in (("seed", self.seed, 0), ("threads", self.threads, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
-                raise UnsupportedError(f"{name}: must be a whole number, at least {least}, got {value!r}")
+        for name, value, least, most in (("seed", self.seed, 0, 2**31 - 1), ("threads", self.threads, 1, MOST_THREADS)):
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise UnsupportedError(f"{name}: must be a whole number from {least} to {most}, got {value!r}")
 
     def asked_gap(self, default: float) -> float:
         """The relative gap to stop at, where `default` is what `auto` asks for."""
@@ -55,7 +57,7 @@ class Options:
 
 def _finite(name: str, value: float | None) -> None:
     if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
-        raise UnsupportedError(f"{name}: must be a number, at least 0, got {value!r}")
+        raise UnsupportedError(f"{name}: must be a finite number, at least 0, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,10 @@ class Control:
     def bound(self) -> float | None:
         """The last bound that a backend reported."""
         return self._bound
+
+    def enter(self, stage: str) -> None:
+        """Begin another stage, of which nothing is known yet."""
+        self.stage, self._objective, self._bound = stage, None, None
 
     def report(self, objective: float | None, bound: float | None) -> None:
         """What a backend knows so far; may be called from its own thread."""
@@ -149,7 +155,10 @@ def run_apart(work: Callable[[], T], cancel: Cancel | None, control: Control) ->
                 cancel()
                 stop_at = time.perf_counter() + GRACE
             if stop_at is not None and time.perf_counter() > stop_at:
-                raise BackendStuck(f"the backend did not stop within {GRACE:g} s of being told to")
+                raise BackendStuck(
+                    f"no plan within {control.seconds:.3g} s ({control.why_stopped()}); "
+                    "allow more time or a larger gap, or make the task coarser"
+                )
     except BackendStuck:
         raise
     except BaseException:

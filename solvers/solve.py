@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.metadata import version
+from platform import python_version
 from typing import Any, TypeVar
 
+import numpy as np
+
 from ..specs.certificate import OPTIMAL_GAP, SEARCH_TOLERANCE, Certificate, Status, Stopped
-from ..specs.errors import BackendError, InfeasibleError, UnsupportedError
+from ..specs.errors import BackendError, InfeasibleError, SpecError, UnsupportedError
 from ..specs.spec import Plan, Spec
 from .answer import Answer, Backend, ProgramInfeasible
 from .backends import backend_for
@@ -57,6 +60,8 @@ class Solver:
 
     def solve(self, spec: Spec[P], watch: Watcher | None = None) -> P:
         """The best plan for a spec. Raises as `solve` does."""
+        if not isinstance(spec, Spec):
+            raise SpecError(f"solve takes a spec, got {type(spec).__name__}; `load` reads one from a file")
         control = Control(self.options.time_limit, watch)
         form = formulation(spec)
         program = form.formulate()
@@ -64,7 +69,7 @@ class Solver:
         try:
             answer = self._settle(program, backend, control)
         except ProgramInfeasible:
-            raise _infeasible(form, program) from None
+            raise _infeasible(form, program, self.options) from None
         plan = form.interpret(answer)
         return self._certified(spec, plan, form.prove(plan, answer), answer, control)
 
@@ -73,11 +78,11 @@ class Solver:
         answers: list[Answer] = []
         strict = replace(self.options, method="exact", gap=None)  # a gap that is asked for is one of the objective
         for goal in program.goals:
-            control.stage = goal.name
+            control.enter(goal.name)
             aimed = replace(program, gap=0.0).aimed(goal.sense, goal.cost)
             answers.append(backend.solve(aimed, strict, control))
             program = replace(program.settled(goal, answers[-1].objective), start=answers[-1].values)
-        control.stage = ""
+        control.enter("")
         return replace(backend.solve(replace(program, goals=()), self.options, control), goals=tuple(answers))
 
     def _certified(self, spec: Spec[P], plan: P, evidence: Evidence, answer: Answer, control: Control) -> P:
@@ -87,9 +92,10 @@ class Solver:
         gap = spec.gap(plan, evidence.objective, evidence.bound)
         unfinished: list[Stopped] = [part.stopped for part in (*answer.goals, answer) if part.stopped != "solved"]
         stopped: Stopped = unfinished[0] if unfinished else "solved"
-        proven = gap <= OPTIMAL_GAP if evidence.proof != "search" else stopped == "solved" and gap <= SEARCH_TOLERANCE
+        asked = self.options.asked_gap(answer.program.gap)
+        searched = stopped == "solved" and gap <= (SEARCH_TOLERANCE if asked == 0 else OPTIMAL_GAP)
+        proven = searched if evidence.proof == "search" else gap <= OPTIMAL_GAP
         status: Status = "optimal" if proven else "feasible"
-        how = "exact" if self.options.asked_gap(answer.program.gap) == 0 else "auto"
         return plan.with_certificate(
             Certificate(
                 status=status,
@@ -99,21 +105,21 @@ class Solver:
                 gap=gap,
                 violation=0.0,
                 proof=evidence.proof,
-                method=f"{how}: {answer.backend}",
+                method=f"{self.options.method}: {answer.backend}",
                 seconds=control.seconds,
                 stopped=stopped,
                 backend=answer.backend,
                 seed=self.options.seed,
                 threads=self.options.threads,
                 time_limit=self.options.time_limit,
-                gap_asked=self.options.asked_gap(answer.program.gap),
-                versions={"equipoise": version("equipoise")},
+                gap_asked=asked,
+                versions={"equipoise": version("equipoise"), "numpy": np.__version__, "python": python_version()},
                 notes=(*answer.notes, *evidence.notes),
             )
         )
 
 
-def _infeasible(form: Formulation[Any, Any], program: Program) -> InfeasibleError:
-    conflict = form.conflict() or find_conflict(program)
+def _infeasible(form: Formulation[Any, Any], program: Program, options: Options) -> InfeasibleError:
+    conflict = form.conflict() or find_conflict(program, options.time_limit)
     explanation = form.explain(conflict)
     return InfeasibleError(explanation.message, conflict.fields, explanation.change)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PlainSerializer,
+    PositiveInt,
+)
 
 Status = Literal["optimal", "feasible"]
 Proof = Literal["dual", "threshold", "search"]
@@ -17,10 +27,20 @@ OPTIMAL_GAP = 1e-9
 SEARCH_TOLERANCE = 1e-6
 """The largest relative gap of an answer that calls itself optimal by a backend's finished search."""
 
+NonNegative = Annotated[FiniteFloat, Field(ge=0)]
+
+
+def _number(value: float) -> float:
+    if math.isnan(value):
+        raise ValueError("must be a number, got nan")
+    return value
+
+
 # JSON has no infinity: a bound that nothing is known about travels as a string.
 Extended = Annotated[
     float,
     BeforeValidator(lambda value: float(value) if value in ("inf", "-inf") else value),
+    AfterValidator(_number),
     PlainSerializer(lambda value: value if math.isfinite(value) else str(value), when_used="json"),
 ]
 
@@ -36,26 +56,26 @@ class Certificate(BaseModel):
         branch and bound of the backend named.
     method: the method and the backend that ran, with version.
     stopped: what ended the solve: `solved`, or a limit (`gap`, `time limit`, `interrupted`).
-    notes: whatever else a user should know: a retry, a relaxed tolerance, rounded data.
+    notes: whatever else a user should know: rounded data, a guess behind the numbers, a backend left behind.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     status: Status
     sense: Sense
-    objective: float
+    objective: FiniteFloat
     bound: Extended
     gap: Extended
-    violation: float
+    violation: NonNegative
     proof: Proof
     method: str
-    seconds: float
+    seconds: NonNegative
     stopped: Stopped = "solved"
     backend: str
-    seed: int
-    threads: int
-    time_limit: float | None = None
-    gap_asked: float
+    seed: NonNegativeInt
+    threads: PositiveInt
+    time_limit: NonNegative | None = None
+    gap_asked: NonNegative
     spec_digest: str | None = None
     versions: dict[str, str] = {}
     notes: tuple[str, ...] = ()

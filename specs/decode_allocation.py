@@ -40,10 +40,14 @@ AmountMatrix = Annotated[Floats, ArrayRule(least=0, dimensions=(2,))]
 """A table of finite numbers, at least 0."""
 
 
+Slots = Annotated[Integers, ArrayRule(whole=True, least=0, most=2**31 - 1)]
+"""Slots of workers: their sum stays far below 2⁶³."""
+
+
 class Workers(Table):
     """The data-parallel workers, a row each; they are numbered from 0 in this order."""
 
-    slots: Counts
+    slots: Slots
     """Requests that a worker decodes at once. With fewer than it has now it is draining, and takes none."""
     kv_capacity: Counts | None = None
     """Tokens that its KV cache holds; unlimited if absent."""
@@ -154,7 +158,7 @@ class DecodeAllocation(Spec[DecodePlan]):
         for row in np.flatnonzero(self.active.worker >= workers)[:1].tolist():
             text = f"must be the number of a worker, below {workers}, got {self.active.worker[row]}"
             raise Fault(text, "active", "worker", row)
-        tokens = float(self.active.tokens.sum() + self.waiting.tokens.sum())
+        tokens = float(self.active.tokens.sum(dtype=np.float64) + self.waiting.tokens.sum(dtype=np.float64))
         steps = float(horizon[-1]) * (len(self.active) + len(self.waiting))
         if tokens + steps * self.growth > LARGEST_INTEGER:
             most = max(LARGEST_INTEGER - tokens, 0.0) / steps if steps else 0.0

@@ -138,8 +138,7 @@ class Worth:
         gain = (padded[row, rollouts + 2 * step] - here) / cost
         loss = (here - padded[row, rollouts]) / cost
         if self.spec.groups is None:
-            best = gain.max(initial=-np.inf)
-            return (float(best) if np.isfinite(best) else 0.0), None
+            return self._price(gain), None
         group, size = self.spec.membership(), len(self.spec.groups)
         next_gain, last_gain = np.full(size, -np.inf), np.full(size, np.inf)
         np.maximum.at(next_gain, group, gain)
@@ -147,12 +146,17 @@ class Worth:
         given = np.bincount(group, weights=rollouts, minlength=size)
         full = given + step > (np.inf if self.spec.groups.most is None else self.spec.groups.most)
         empty = given - step < (-np.inf if self.spec.groups.least is None else self.spec.groups.least)
-        best = next_gain[~full].max(initial=-np.inf)
-        price = float(best) if np.isfinite(best) else 0.0
+        price = self._price(next_gain[~full])
         own = np.full(size, price)
         own[full] = np.maximum(own, next_gain)[full]
         own[empty] = np.minimum(own, last_gain)[empty]
         return price, own - price
+
+    def _price(self, gain: Floats) -> float:
+        """The best of some gains; 0 if there is none, and never negative where the budget need not be spent."""
+        best = float(gain.max(initial=-np.inf))
+        floor = -math.inf if self.spec.total is not None else 0.0
+        return max(best, floor) if math.isfinite(best) else 0.0
 
     def priced(self, price: float, group_price: Floats | None = None) -> float:
         """The Lagrangian bound at given prices."""

@@ -145,7 +145,9 @@ def _comparison(certificate: Certificate, baselines: Sequence[Comparison], measu
     grid.add_column("this plan", justify="right", style="bold")
     broken = [Text(f"{baseline.broken:,}", style="red" if baseline.broken else "") for baseline in baselines]
     grid.add_row("objective", *(number(baseline.objective) for baseline in baselines), number(certificate.objective))
-    grid.add_row("the plan gains", *(gain(baseline.gain) for baseline in baselines), "")
+    # What breaks the rules is no alternative: there is nothing to gain over it.
+    gains = ("–" if baseline.broken else gain(baseline.gain) for baseline in baselines)
+    grid.add_row("the plan gains", *gains, "")
     grid.add_row("rules broken", *broken, "0")
     for name in dict.fromkeys([*measures, *(name for baseline in baselines for name in baseline.measures)]):
         row = [source.get(name, math.nan) for source in (*(baseline.measures for baseline in baselines), measures)]

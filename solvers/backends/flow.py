@@ -1,5 +1,8 @@
 """OR-Tools min-cost flow, for programs that are transportation problems: supplies, capacities, unit arcs.
 
+It holds the interpreter lock while it solves (a second for some million arcs), so nothing can interrupt it: a time
+limit that it oversteps is noted in the certificate.
+
 Its costs are integers: real ones are counted in steps of about 2⁻⁴⁰ of their spread (a power of two, so that costs
 of few digits are not rounded at all), and what the rounding may have cost is added to the bound.
 """
@@ -56,7 +59,9 @@ class FlowBackend:
         rounding = float(values.sum()) * math.ldexp(1.0, exponent)
         bound = objective - sign * rounding if rounding < exact else -sign * math.inf
         label = f"OR-Tools {version('ortools')} min-cost flow"
-        return Answer(program, values, objective, bound, "solved", label)
+        late = control.remaining <= 0
+        notes = ("min-cost flow cannot be interrupted, and took longer than the time limit",) if late else ()
+        return Answer(program, values, objective, bound, "solved", label, notes=notes)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...specs.certificate import Stopped
+from ...specs.certificate import OPTIMAL_GAP, Stopped
 from ...specs.errors import BackendError, SolveTimeout, UnsupportedError
 from ..answer import Answer, ProgramInfeasible, cost_scale, empty_answer
 from ..control import BackendStuck, Control, Options, run_apart
@@ -67,11 +67,13 @@ class HighsBackend:
 
         try:
             status = run_apart(model.run, watch.stop, control)
-            return self._answer(model, program, scale, status, control)
+            return self._answer(model, program, scale, status, options, control)
         except BackendStuck:
             self._model = None
             if (answer := watch.abandoned(self._label(True))) is not None:
                 return answer
+            if program.start is not None:
+                return _unsearched(program, control.why_stopped(), self._label(True))
             raise
         except BaseException:
             self._model = None
@@ -118,8 +120,12 @@ class HighsBackend:
         ):
             _check(model.setOptionValue(name, value), f"option {name} = {value}")
 
-    def _answer(self, model: Any, program: Program, scale: float, status: Any, control: Control) -> Answer:
+    def _answer(
+        self, model: Any, program: Program, scale: float, status: Any, options: Options, control: Control
+    ) -> Answer:
         import highspy
+
+        asked = options.asked_gap(program.gap)
 
         if status == highspy.HighsStatus.kError:
             raise BackendError(f"HiGHS failed: {model.modelStatusToString(model.getModelStatus())}")
@@ -142,7 +148,7 @@ class HighsBackend:
         objective = math.fsum(program.cost * values) + program.offset
         if search:
             bound = info.mip_dual_bound / scale
-            if stopped == "solved" and info.mip_gap > 0 and abs(objective - bound) > 1e-6 * max(abs(objective), 1e-9):
+            if stopped == "solved" and asked > 0 and abs(objective - bound) > OPTIMAL_GAP * abs(objective):
                 stopped = "gap"
         else:
             bound = objective if stopped == "solved" else -math.inf if program.sense == "minimise" else math.inf

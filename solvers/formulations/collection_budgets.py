@@ -37,6 +37,8 @@ LARGEST_RANGE = 2**18
 """Lots of all groups together in a program that needs a column for each."""
 LARGEST_WINDOWS = 2**20
 """Lots in doubt that a program gets columns for."""
+STARTS = 24
+"""Levels of the largest loss that are tried for a plan to start from."""
 LARGEST_CHOICE = 2**24
 """Groups × levels of a program that chooses a level."""
 COEFFICIENT = 2.0**20
@@ -259,7 +261,27 @@ class CollectionProgram(Formulation[CollectionBudgets, CollectionPlan]):
             self._beyond(builder, lots, rows)
         if rungs is not None:
             self._level_rows(builder, lots, rungs)
-        return builder.build()
+        program = builder.build()
+        return program if rungs is None else self._from_some_level(program, rungs)
+
+    def _from_some_level(self, program: Program, rungs: Rungs) -> Program:
+        """The program with a plan to start from: the best of some levels, at each of which only the budget ties."""
+        market, worst = self.market, rungs.ladder.at(rungs.able)
+        if not rungs.sure or worst.spare is None or self.spec.minimise == "worst_group":
+            return program
+        best: tuple[float, int, Integers] | None = None
+        for rung in np.unique(np.linspace(0, len(worst.level) - 1, STARTS).astype(np.int64)).tolist():
+            low, high = worst.need[:, rung], np.minimum(market.top, worst.spare[:, rung])
+            doubt = Doubt(market.worth, low, high, market.purse.cost, market.purse.room, market.gain)
+            if best is None or doubt.achieved > best[0]:
+                best = doubt.achieved, rung, doubt.counts
+        if best is None:
+            return program
+        group, lot, blunt = self._single(np.zeros_like(market.top), market.top)
+        taken = lot < best[2][group]
+        level = np.arange(len(worst.level)) == best[1]
+        there = {"lots": best[2], "extra": taken[~blunt], "opened": taken[blunt], "level": level}
+        return replace(program, start=np.concatenate([there[block.name] for block in program.column_blocks]) * 1.0)
 
     def _beyond(self, builder: Builder, lots: Integers, worth: Integers) -> None:
         """Lots past the last that can be bought: none, except where a conflict is looked into."""

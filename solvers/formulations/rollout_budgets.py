@@ -183,17 +183,24 @@ class RolloutProgram(Formulation[RolloutBudgets, RolloutPlan]):
         before, here, after = (np.take_along_axis(framed, place + shift, axis=1)[:, 0] for shift in range(3))
         gained, given_up = (after - here) / unit, (here - before) / unit
         if spec.groups is None:
-            return _finite(gained.max(initial=-np.inf)), None
+            return self._price(gained), None
         member, size, step = spec.membership(), len(spec.groups), spec.multiple_of
         total = np.bincount(member, weights=rungs * step, minlength=size)
         next_gain = np.array([gained[member == group].max(initial=-np.inf) for group in range(size)])
         last_gain = np.array([given_up[member == group].min(initial=np.inf) for group in range(size)])
         least, most = self._group_bounds()
         full, short = total + step > most, total - step < least
-        price = _finite(next_gain[~full].max(initial=-np.inf))
+        price = self._price(next_gain[~full])
         own = np.where(full, np.maximum(price, next_gain), price)
         own = np.where(short, np.minimum(own, last_gain), own)
         return price, own - price
+
+    def _price(self, gained: Floats) -> float:
+        """The best gain; never negative where the budget need not be spent, 0 if there is none."""
+        best = float(gained.max(initial=-np.inf))
+        if not math.isfinite(best):
+            return 0.0
+        return best if self.spec.total is not None else max(best, 0.0)
 
     def _group_bounds(self) -> tuple[Floats, Floats]:
         groups = self.spec.groups
@@ -276,10 +283,6 @@ class RolloutProgram(Formulation[RolloutBudgets, RolloutPlan]):
         values[:, 1:][~there] = -np.inf
         rises = np.diff(gain, axis=1) > 1e-14 * np.abs(gain).max(initial=0.0)
         return Ladder(start, gain, there, values, ~(rises & there[:, 1:]).any(axis=1))
-
-
-def _finite(price: float) -> float:
-    return float(price) if np.isfinite(price) else 0.0
 
 
 FORMULATION = RolloutProgram
