@@ -43,7 +43,7 @@ def fit_beta(successes: NDArray[np.int64], trials: NDArray[np.int64]) -> tuple[f
         point, (value, gradient, hessian) = trial, found
         if gained < 1e-14 * abs(value):
             break
-    alpha, beta = np.exp(point).tolist()
+    alpha, beta = np.clip(np.exp(point), *LIMITS).tolist()
     return alpha, beta
 
 

@@ -663,3 +663,18 @@ def test_too_fine_a_lot_is_refused_with_the_one_that_would_do() -> None:
         eq.solve(eq.CollectionBudgets(**without(fields, "available")))
     lot = int(re.findall(r"set lot to (\d+)", str(caught.value))[0])
     CollectionProgram(eq.CollectionBudgets(**without(fields, "available"), lot=lot)).formulate()
+
+
+def test_a_task_tied_by_max_gap_has_a_plan_however_little_time_there_is() -> None:
+    """Thousands of single lots: the search has nothing of its own for a while, the levels give a plan to start from."""
+    groups = {
+        "name": ["a", "b", "c", "d"],
+        "collected": [100, 1000, 50, 400],
+        "cost": [1, 0.5, 2, 0.1],
+        "curve": {"asymptote": [0.1, 0.2, 0.1, 0.3], "scale": [1, 2, 3, 1.5], "exponent": [0.3, 0.4, 0.25, 0.5]},
+    }
+    spec = eq.CollectionBudgets(groups=groups, budget=5000, fairness={"max_gap": 0.3})
+    plan = eq.solve(spec, time_limit=0.5)
+    assert plan.certificate.status == "feasible"
+    assert plan.certificate.gap < 0.05
+    assert eq.check(spec, plan).ok

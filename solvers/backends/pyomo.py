@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...specs.certificate import Stopped
+from ...specs.certificate import OPTIMAL_GAP, Stopped
 from ...specs.errors import BackendError, SolveTimeout, UnsupportedError
 from ..answer import Answer, ProgramInfeasible, cost_scale, empty_answer
 from ..control import Control, Options, run_apart
@@ -68,7 +68,7 @@ class PyomoBackend:
             results = run_apart(run, lambda: None, control)
         except (ValueError, RuntimeError, OSError) as error:
             raise BackendError(f"{self.solver}: {error}") from None
-        return self._answer(model, program, scale, results, control, notes)
+        return self._answer(model, program, scale, results, options, control, notes)
 
     def _configure(self, solver: Any, options: Options, program: Program) -> tuple[str, ...]:
         if self.solver not in _NAMES:
@@ -81,7 +81,14 @@ class PyomoBackend:
         return ()
 
     def _answer(
-        self, model: Any, program: Program, scale: float, results: Any, control: Control, notes: tuple[str, ...]
+        self,
+        model: Any,
+        program: Program,
+        scale: float,
+        results: Any,
+        options: Options,
+        control: Control,
+        notes: tuple[str, ...],
     ) -> Answer:
         from pyomo.opt import TerminationCondition as Ended
 
@@ -101,12 +108,16 @@ class PyomoBackend:
         sides = results.problem.lower_bound, results.problem.upper_bound
         stated = sides[0] if program.sense == "minimise" else sides[1]
         bound = float(stated) / scale if isinstance(stated, (int, float)) and math.isfinite(stated) else None
+        worse = -1.0 if program.sense == "minimise" else 1.0
+        asked = options.asked_gap(program.gap) if self.solver in _NAMES else math.inf
         if bound is None and stopped == "solved":
-            bound = objective
-            notes = (*notes, f"{self.solver} reports no bound: its word for optimality is taken")
-        worst = -math.inf if program.sense == "minimise" else math.inf
-        proven = worst if bound is None else bound
-        return Answer(program, values, objective, proven, stopped, self._label(), notes=notes)
+            bound = objective + worse * (asked * abs(objective) if asked else 0.0)
+            notes = (*notes, f"{self.solver} reports no bound: its word for the gap that was asked for is taken")
+        elif bound is None:
+            bound = worse * math.inf
+        if stopped == "solved" and asked > 0 and abs(objective - bound) > OPTIMAL_GAP * abs(objective):
+            stopped = "gap"
+        return Answer(program, values, objective, bound, stopped, self._label(), notes=notes)
 
     def _label(self) -> str:
         return f"{self.solver} through Pyomo {version('pyomo')}"

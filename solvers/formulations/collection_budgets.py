@@ -378,6 +378,10 @@ class CollectionProgram(Formulation[CollectionBudgets, CollectionPlan]):
         if self.spec.minimise == "worst_group" and any(part.stopped != "solved" for part in (*answer.goals, answer)):
             notes = (*notes, UNSETTLED)
         if self.spec.minimise == "worst_group":
+            notes = (
+                *notes,
+                f"the gap is the excess of the largest loss over {1 + self.spec.tolerance:g} times its bound",
+            )
             objective = float(plan.predicted_loss.max(initial=0.0))
             bound = min(self._lowest(), objective)
             if objective <= (1 + self.spec.tolerance) * bound * (1 + 1e-12):

@@ -154,6 +154,8 @@ class DecodeProgram(Formulation[DecodeAllocation, DecodePlan]):
             notes.append(f"loads within {CAUTION:g} tokens of a kv_capacity were taken to be beyond it")
         if any(goal.stopped != "solved" for goal in answer.goals):
             notes.append(f"{number} requests are admitted, which was not proved to be the largest number")
+        if self.spec.minimise == "imbalance":
+            notes.append("the gap is relative to the weighted capacity of a step, since imbalance tends to zero")
         return Evidence(objective, min(max(bound, answer.bound), objective), "search", tuple(notes))
 
     def _first_plan(self) -> Integers:

@@ -20,6 +20,7 @@ from ..doubt import Doubt
 from ..formulation import Conflict, Evidence, Explanation, Formulation
 from ..program import Builder, Floats, Integers, Program
 from ..purse import COARSE, Purse, purse
+from ..rollout_beliefs import LIMITS
 from ..rollout_values import gradient_share, outlook, rollout_values
 
 SEARCH_GAP = 1e-3
@@ -225,9 +226,20 @@ class RolloutProgram(Formulation[RolloutBudgets, RolloutPlan]):
         surplus = ladder.values - (rate * self.cost)[:, None] * counts
         bound = max(room + math.fsum(surplus.max(axis=1)), objective)
         if bound - objective <= 1e-9 * abs(objective):
-            return Evidence(objective, bound, "threshold")
-        coarse = spec.token_budget is not None and self.purse.coarse
-        return Evidence(objective, max(min(bound, answer.bound), objective), "search", (COARSE,) if coarse else ())
+            return Evidence(objective, bound, "threshold", self._notes())
+        return Evidence(objective, max(min(bound, answer.bound), objective), "search", self._notes())
+
+    def _notes(self) -> tuple[str, ...]:
+        """What the numbers rest on, where that is weaker than it looks."""
+        notes, prior, trials = list[str](), self.view.prior, self.spec.prompts.trials
+        if self.spec.token_budget is not None and self.purse.coarse:
+            notes.append(COARSE)
+        if prior is not None and self.spec.prior == "fit" and trials is not None:
+            if not trials.any():
+                notes.append("there is no history to fit the prior to: it is flat, Beta(1, 1)")
+            elif prior.alpha in LIMITS or prior.beta in LIMITS:
+                notes.append("the history has too little spread to fit the prior: it lies at the limit of the fit")
+        return tuple(notes)
 
     def explain(self, conflict: Conflict) -> Explanation:
         """What clashes, with the numbers of the spec."""

@@ -146,6 +146,37 @@ def test_a_plan_without_certificate_says_so(spec: eq.Spec[Any]) -> None:
         _ = plan.certificate
 
 
+FORGED = [
+    ("certificate", "objective", float("inf")),
+    ("certificate", "objective", float("nan")),
+    ("certificate", "bound", float("nan")),
+    ("certificate", "gap", float("nan")),
+    ("certificate", "gap", 0.5),
+    ("certificate", "violation", 1.0),
+    ("certificate", "seconds", -1.0),
+    ("certificate", "threads", 0),
+    ("certificate", "sense", "sideways"),
+    ("plan", "name", "of another step"),
+]
+
+
+@pytest.mark.parametrize(("part", "field", "value"), FORGED, ids=[f"{field}={value}" for _, field, value in FORGED])
+def test_a_forged_bundle_is_refused_or_fails_the_check(
+    spec: eq.Spec[Any], part: str, field: str, value: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "bundle.json"
+    eq.save(eq.solve(spec), path, spec=spec)
+    document = json.loads(path.read_text())
+    document[part][field] = value
+    path.write_text(json.dumps(document))
+    try:
+        bundle = eq.load_bundle(path)
+    except eq.SpecError as error:
+        assert field in str(error) or "NaN" in str(error) or "Infinity" in str(error)
+        return
+    assert not eq.check(spec, bundle.plan).ok
+
+
 def test_a_plan_of_another_kind_fails_the_check(spec: eq.Spec[Any]) -> None:
     other = eq.load(EXAMPLES / "minimal" / f"{next(kind for kind in KINDS if kind != spec.kind)}.yaml")
     result = eq.check(spec, eq.solve(other))
