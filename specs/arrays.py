@@ -7,6 +7,7 @@ first that is not is named with its place.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from .errors import Fault
+from .errors import Fault, shown
 from .scalars import LARGEST_INTEGER
 from .sources import FILE_SCHEMA, LARGEST_ARRAY, Cells, Folder, is_reference, read_array
 
@@ -89,7 +90,8 @@ class ArrayRule:
         return np.ascontiguousarray(array, dtype=np.int64)
 
     def _real(self, array: NDArray[Any]) -> NDArray[np.float64]:
-        real = np.ascontiguousarray(array, dtype=np.float64)
+        with np.errstate(over="ignore"):  # a wider float that does not fit becomes inf, and is refused
+            real = np.ascontiguousarray(array, dtype=np.float64)
         bad = ~np.isfinite(real)
         if self.minus_infinity:
             bad &= ~np.isneginf(real)
@@ -140,6 +142,8 @@ def plain_list(array: NDArray[Any]) -> list[Any]:
     return array.tolist()
 
 
+_LARGEST_BITS = 1023
+"""Bits of an integer that float64 surely holds, if rounded."""
 _AXES = {1: "a list", 2: "a table (a list of lists)"}
 
 
@@ -151,7 +155,7 @@ def _numeric(value: Any, folder: Folder, flags: bool = False) -> NDArray[Any]:
         value = _from_torch(value)
     if not isinstance(value, np.ndarray):
         if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-            raise Fault(f"must be a list of numbers, an array or a file reference, got {value!r:.60}")
+            raise Fault(f"must be a list of numbers, an array or a file reference, got {shown(value)}")
         value = _from_list(value, flags)
     if value.size > LARGEST_ARRAY:
         raise Fault(f"has {value.size:,} numbers, and {LARGEST_ARRAY:,} are the limit")
@@ -162,9 +166,12 @@ def _numeric(value: Any, folder: Folder, flags: bool = False) -> NDArray[Any]:
 
 
 def _from_torch(tensor: Any) -> NDArray[Any]:
-    tensor = tensor.detach().cpu()
-    # numpy has no bfloat16, whose values float32 holds exactly.
-    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    try:
+        tensor = tensor.detach().cpu()
+        # numpy has no bfloat16, whose values float32 holds exactly.
+        return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    except (AttributeError, RuntimeError, TypeError):  # no tensor, one without data, or numbers that numpy has not
+        raise Fault(f"must be a dense tensor of numbers, got {shown(tensor)}") from None
 
 
 def _from_list(value: Sequence[Any], flags: bool = False) -> NDArray[Any]:
@@ -172,7 +179,7 @@ def _from_list(value: Sequence[Any], flags: bool = False) -> NDArray[Any]:
     if isinstance(value, Cells):
         value = [_cell(text, row) for row, text in enumerate(value)]
     place, level = (), value
-    while len(level) and isinstance(level[0], (list, tuple)):
+    while len(level) and isinstance(level[0], (list, tuple)) and len(place) < 2:  # a list may hold itself
         place, level = (*place, 0), level[0]
     rows: Sequence[Any] = value if place else (value,)
     width, converted = len(level), list[list[Any]]()
@@ -181,30 +188,35 @@ def _from_list(value: Sequence[Any], flags: bool = False) -> NDArray[Any]:
     for number, row in enumerate(rows):
         here = (number,) if place else ()
         if not isinstance(row, (list, tuple)) and place:
-            raise Fault(f"must be a list of {width} numbers, got {row!r:.60}", *here)
+            raise Fault(f"must be a list of {width} numbers, got {shown(row)}", *here)
         if len(row) != width:
             raise Fault(f"has {len(row)} entries, the rows before it have {width}", *here)
         converted.append([_entry(entry, (*here, column), flags) for column, entry in enumerate(row)])
     flat = np.asarray(converted)
-    if flat.dtype.kind == "O":  # an integer beyond 64 bits: as a float it is refused by any bound
+    if flat.dtype.kind == "O":  # an integer beyond 64 bits, which `_entry` has seen to fit a float
         flat = flat.astype(np.float64)
     return flat if place else flat.reshape(-1)
 
 
 def _entry(entry: Any, place: tuple[int, ...], flags: bool = False) -> int | float:
-    if type(entry) is int or type(entry) is float:
+    if type(entry) is float or (type(entry) is int and entry.bit_length() <= _LARGEST_BITS):
         return entry
+    if type(entry) is int:
+        bound = f"at least -{LARGEST_INTEGER}" if entry < 0 else f"at most {LARGEST_INTEGER}"
+        digits = int(entry.bit_length() * math.log10(2)) + 1
+        raise Fault(f"must be {bound}, got an integer of about {digits} digits", *place)
     if isinstance(entry, np.generic) and entry.dtype.kind in "iuf":
         return entry.item()
     if entry == "-inf" or entry == "inf":
         return float(entry)
     if flags and isinstance(entry, (bool, np.bool_)):
         return bool(entry)
-    raise Fault(f"must be {'true or false' if flags else 'a number'}, got {entry!r:.60}", *place)
+    raise Fault(f"must be {'true or false' if flags else 'a number'}, got {shown(entry)}", *place)
 
 
 def _cell(text: str, row: int) -> int | float:
-    for convert in (int, float):
+    # Python also reads `1_0` and the digits of other scripts.
+    for convert in (int, float) if text.isascii() and "_" not in text else ():
         try:
             return convert(text)
         except ValueError:
@@ -243,5 +255,3 @@ Indices = Annotated[Integers, ArrayRule(whole=True, least=-1)]
 """Positions in another table; −1 stands for none."""
 Flags = Annotated[NDArray[np.bool_], ArrayRule(flags=True)]
 """True or false, one per entry; 1 and 0 are read as such."""
-Matrix = Annotated[Floats, ArrayRule(dimensions=(2,))]
-"""A table of finite numbers."""

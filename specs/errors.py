@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 Place = tuple[str | int, ...]
 """Where in a spec: field names and row numbers, outermost first."""
@@ -115,3 +115,11 @@ class Fault(ValueError):
         super().__init__(message)
         self.message = message
         self.place: Place = place
+
+
+def shown(value: Any) -> str:
+    """A value as an error shows it: not all of it, and never an error of its own."""
+    try:
+        return f"{value!r:.60}"
+    except (ValueError, RecursionError):  # an integer of thousands of digits, a list without end
+        return f"a very large {type(value).__name__}"

@@ -14,15 +14,20 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Discriminator, Tag, model_validator
+from pydantic import Discriminator, Field, Strict, Tag, model_validator
 
-from .arrays import Amounts, ArrayRule, Counts, Flags, Floats, Integers, Reals, axis_error
+from .arrays import ArrayRule, Counts, Flags, Floats, Integers, axis_error
 from .errors import Fault
-from .scalars import Count, PositiveCount, Real
+from .scalars import PLAIN, Count, Real
+from .sources import LARGEST_ARRAY
 from .spec import Broken, Plan, Spec, above, below, differs, misshapen
 
 LARGEST_SCORE = 1e100
 """Finite scores have at most this magnitude, so that no sum of them overflows."""
+LARGEST_PRICE = 1e200
+"""Prices have at most this magnitude: they are sums of differences of scores, and no sum of them overflows either."""
+LARGEST_CHOICE = 65_536
+"""Experts that a token may get, far above any model's."""
 TIE = 1e-11
 """Relative to the scores of a token and the dearest price: how close two experts are to count as a tie."""
 
@@ -48,7 +53,7 @@ class AssignmentPlan(Plan):
 
     kind: Literal["expert_assignment"] = "expert_assignment"
     experts: Choices
-    prices: Reals
+    prices: Annotated[Floats, ArrayRule(most=LARGEST_PRICE)]
     load: Counts
     max_violation: Real
 
@@ -65,7 +70,7 @@ class ExpertAssignment(Spec[AssignmentPlan]):
     kind: Literal["expert_assignment"] = "expert_assignment"
     scores: Scores
     """(tokens × experts) router scores; −inf forbids a pair."""
-    experts_per_token: PositiveCount
+    experts_per_token: Annotated[int, Strict(), Field(ge=1, le=LARGEST_CHOICE), PLAIN]
     """Experts that every valid token gets."""
     capacity: (
         Annotated[Annotated[Count, Tag("~one")] | Annotated[Counts, Tag("~each")], Discriminator(_capacity_form)] | None
@@ -74,7 +79,7 @@ class ExpertAssignment(Spec[AssignmentPlan]):
     valid tokens × experts_per_token / experts, rounded up."""
     valid: Flags | None = None
     """(tokens,) false for padding, which gets no expert; all true if absent."""
-    prices: Amounts | None = None
+    prices: Annotated[Floats, ArrayRule(least=0, most=LARGEST_PRICE)] | None = None
     """(experts,) prices to start from, such as those of the last batch. The exact method does not need them and its
     answer does not depend on them."""
 
@@ -88,6 +93,11 @@ class ExpertAssignment(Spec[AssignmentPlan]):
             token, expert = np.argwhere((scores < -LARGEST_SCORE) & np.isfinite(scores))[0].tolist()
             message = f"must be at least {-LARGEST_SCORE:g} (-inf forbids a pair), got {scores[token, expert]:.10g}"
             raise Fault(message, "scores", token, expert)
+        if self.tokens * self.experts_per_token > LARGEST_ARRAY:
+            limit = LARGEST_ARRAY // self.tokens
+            raise Fault(
+                f"must be at most {limit} for {self.tokens} tokens, got {self.experts_per_token}", "experts_per_token"
+            )
         if self.valid is not None and len(self.valid) != self.tokens:
             raise axis_error("valid", len(self.valid), "tokens", self.tokens)
         if isinstance(self.capacity, np.ndarray) and len(self.capacity) != self.experts:
@@ -180,12 +190,25 @@ class ExpertAssignment(Spec[AssignmentPlan]):
             last = -np.partition(-reduced, self.experts_per_token - 1, axis=1)[:, self.experts_per_token - 1]
             size = np.abs(np.where(np.isfinite(scores), scores, 0.0)).max(axis=1) + prices.max()
             wanted = (reduced >= (last - TIE * size)[:, None]).sum(axis=0)
+            yield from self._clearing(plan, reduced, last - TIE * size)
         for expert in np.flatnonzero((prices > 0) & (wanted <= places)).tolist():
             message = (
                 f"is {prices[expert]:.10g}, and a lower price proves as much: "
                 f"demand for the expert is {wanted[expert]}, its capacity {places[expert]}"
             )
             yield Broken("least price", ("prices", expert), float(prices[expert]), message)
+
+    def _clearing(self, plan: AssignmentPlan, reduced: Floats, last: Floats) -> Iterator[Broken]:
+        """At prices that clear, every token has experts that are among the best for it."""
+        rows = self.real_tokens()
+        experts = plan.experts[rows]
+        if not ((experts >= 0) & (experts < len(plan.prices))).all():
+            return
+        own = np.take_along_axis(reduced, experts, axis=1)
+        for row, place in np.argwhere(own < last[:, None]).tolist():
+            expert = int(experts[row, place])
+            message = f"is {plan.prices[expert]:.10g}, at which token {rows[row]} would rather go elsewhere"
+            yield Broken("clearing price", ("prices", expert), float(last[row] - own[row, place]), message)
 
     def objective(self, plan: AssignmentPlan) -> float:
         """Σ scores of the assigned pairs."""

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from .errors import Fault, Place, Problem, dotted
+from .errors import Fault, Place, Problem, dotted, shown
 
 _TEMPLATES = {
     "missing": "is required",
@@ -50,7 +50,7 @@ def _problem(details: ErrorDetails, model: type[BaseModel]) -> Problem:
     template = _TEMPLATES.get(details["type"])
     if template is None:
         return Problem(details["msg"], place)
-    return Problem(template.format(**context, input=f"{details['input']!r:.60}"), place)
+    return Problem(template.format(**context, input=shown(details["input"])), place)
 
 
 def _from_fault(fault: Fault, outer: Place) -> Problem:

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from .errors import Place, Problem, SpecError
+from .errors import Place, Problem, SpecError, shown
 from .sources import Folder
 from .spec import Spec, kind, kinds
 
@@ -27,7 +27,7 @@ def load(path: str | os.PathLike[str]) -> Spec[Any]:
 
     Raises `SpecError`, which names the file, the line, the field, what it got and what it wants.
     """
-    file = Path(path)
+    file = as_path(path, "load")
     return parse(read_text(file), str(path), file.parent)
 
 
@@ -43,11 +43,13 @@ def parse(text: str, source: str, folder: Path | None) -> Spec[Any]:
 def read_spec(document: Any, folder: Folder) -> Spec[Any]:
     """The spec in a parsed document. Raises `SpecError` without lines."""
     if not isinstance(document, Mapping):
-        raise SpecError(f"a spec is a set of named fields, got {document!r:.60}")
+        raise SpecError(f"a spec is a set of named fields, got {shown(document)}")
+    if "plan" in document and "kind" not in document:
+        raise SpecError("is a saved plan, not a spec: read it with eq.load_plan")
     name = document.get("kind")
     if not isinstance(name, str):
         listed = ", ".join(kinds())
-        got = "it is missing" if name is None else f"got {name!r:.60}"
+        got = "it is missing" if name is None else f"got {shown(name)}"
         raise SpecError([Problem(f"must name one of the kinds of task ({listed}); {got}", ("kind",))])
     try:
         cls = kind(name)
@@ -55,8 +57,16 @@ def read_spec(document: Any, folder: Folder) -> Spec[Any]:
         raise SpecError([Problem(str(error).removeprefix("kind: "), ("kind",))]) from None
     for key in document:
         if not isinstance(key, str):
-            raise SpecError(f"field names must be strings, got {key!r:.60}")
+            raise SpecError(f"field names must be strings, got {shown(key)}")
     return cls.read(document, folder)
+
+
+def as_path(path: Any, function: str) -> Path:
+    """The path that a function was given. Raises `SpecError` for anything else."""
+    try:
+        return Path(path)
+    except TypeError:
+        raise SpecError(f"{function} takes a path, got {type(path).__name__}") from None
 
 
 def read_text(path: Path) -> str:
@@ -71,16 +81,25 @@ def read_text(path: Path) -> str:
         raise SpecError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
     except OSError as error:
         raise SpecError(f"{path}: {error.strerror or error}") from None
+    except ValueError:  # a NUL or a lone surrogate
+        raise SpecError(f"{str(path)!r:.100}: is not a path that this system allows") from None
+
+
+def refuse_constant(name: str, source: str) -> float:
+    """Raises `SpecError` for a constant that JSON does not have."""
+    raise SpecError(f"{source}: not valid JSON: {name} is no number; a finite number, or the string 'inf', is wanted")
 
 
 class Document:
     """A parsed YAML or JSON text that can tell on which line a value stands."""
 
-    def __init__(self, text: str, source: str) -> None:
+    def __init__(self, text: str, source: str, finite: bool = False) -> None:
+        """`finite`: refuse the constants NaN and Infinity, which are no JSON though Python reads them."""
         self.source = source
+        self._finite = finite
         self._text = text
         self._root: Node | None = None
-        self.value: Any = self._json() if text.lstrip()[:1] in ("{", "[") and self._is_json() else self._yaml()
+        self.value: Any = self._json() if text.lstrip()[:1] in ("{", "[") and self._is_json() else self._other()
 
     def _is_json(self) -> bool:
         # YAML's flow style also starts with a brace; what JSON cannot read is left to YAML, which can.
@@ -99,7 +118,27 @@ class Document:
                 raise SpecError(f"{self.source}: {twice!r} is given twice")
             return fields
 
-        return json.loads(self._text, object_pairs_hook=no_duplicates)
+        def constant(name: str) -> float:
+            return refuse_constant(name, self.source) if self._finite else float(name)
+
+        return json.loads(self._text, object_pairs_hook=no_duplicates, parse_constant=constant)
+
+    def _other(self) -> Any:
+        try:
+            return self._yaml()
+        except SpecError:
+            if self.source.endswith(".json") and self._text.strip():
+                self._explain_json()
+            raise
+
+    def _explain_json(self) -> None:
+        try:
+            json.loads(self._text)
+        except json.JSONDecodeError as error:
+            message = f"not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})"
+            raise SpecError([Problem(message, (), self.source, error.lineno)]) from None
+        except (ValueError, RecursionError):
+            return
 
     def _yaml(self) -> Any:
         if self._text.count(",") > LARGEST_YAML:  # parsing alone would take minutes

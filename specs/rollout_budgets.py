@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag, model_validator
 
-from .arrays import Amounts, Counts, Integers, Matrix, PositiveAmounts, Rates, Reals
+from .arrays import ArrayRule, Counts, Floats, Integers, PositiveAmounts, Rates, Reals
 from .errors import Fault
 from .exact import exact, exact_dot
 from .rollout_worth import Worth
-from .scalars import Amount, Count, Fraction, PositiveAmount, PositiveCount, Real
+from .scalars import PLAIN, Amount, Count, Fraction, PositiveCount, Real
 from .spec import Broken, Plan, Spec, above, below, differs, misshapen
 from .tables import Labels, Names, Table
 
@@ -25,6 +25,13 @@ Value = Literal["posterior", "knapsack_rl", "neyman", "gvm", "vip", "table"]
 
 LARGEST_TABLE = 2**26
 """Prompts × counts that a task may have (half a gigabyte of values)."""
+LARGEST_VALUE = 1e100
+"""Values in a `table` have at most this magnitude, so that no sum of them overflows."""
+LARGEST_NORM = 1e50
+"""Norms of gradients are at most this, and so are their squares fit to be added up."""
+
+Belief = Annotated[float, Strict(), Field(ge=1e-9, le=1e5, allow_inf_nan=False), PLAIN]
+"""Observations counted in advance: neither so few nor so many that beliefs lose their digits."""
 
 
 class Prompts(Table):
@@ -40,7 +47,7 @@ class Prompts(Table):
     """Expected tokens of one rollout; used with `token_budget`."""
     group: Labels | None = None
     """Name of the group that a prompt belongs to, such as its data set."""
-    gradient_norm: Amounts | None = None
+    gradient_norm: Annotated[Floats, ArrayRule(least=0, most=LARGEST_NORM)] | None = None
     """Norm of the prompt's gradient, for `neyman`, `gvm` and `vip`; 1 if absent."""
     drawn: Counts | None = None
     """Rollouts of this very step that are already there."""
@@ -64,9 +71,9 @@ class Beta(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    alpha: PositiveAmount
+    alpha: Belief
     """Successes counted in advance."""
-    beta: PositiveAmount
+    beta: Belief
     """Failures counted in advance."""
 
 
@@ -120,7 +127,7 @@ class RolloutBudgets(Spec[RolloutPlan]):
         Annotated[Literal["fit"], Tag("~fit")] | Annotated[Beta, Tag("~beta")], Discriminator(_prior_form)
     ] = "fit"
     """Belief about success rates before any history: fitted to the batch's own history, or given."""
-    table: Matrix | None = None
+    table: Annotated[Floats, ArrayRule(dimensions=(2,), least=-LARGEST_VALUE, most=LARGEST_VALUE)] | None = None
     """(prompts × counts) value of n rollouts in column n, from 0 to `most`; for `value: table`."""
     groups: Groups | None = None
     """Bounds on the rollouts of whole groups."""
@@ -244,6 +251,9 @@ class RolloutBudgets(Spec[RolloutPlan]):
                 yield Broken("groups.most", ("rollouts",), float(given[row] - self.groups.most[row]), message)
 
     def _report_rules(self, plan: RolloutPlan) -> Iterator[Broken]:
+        if plan.prior is not None and not self.uses_prior:
+            yield Broken("prior", ("prior",), math.inf, "is given, but no histories were weighed")
+            return
         if isinstance(self.prior, Beta) and plan.prior is not None and plan.prior != self.prior:
             yield Broken("prior", ("prior",), math.inf, "is not the prior that the spec gives")
         if self.uses_prior and plan.prior is None:
@@ -282,7 +292,7 @@ class RolloutBudgets(Spec[RolloutPlan]):
         """
         worth = Worth(self, plan.prior)
         bound = worth.priced(plan.price, plan.group_price)
-        if self.groups is not None or bound - self.objective(plan) <= 1e-9 * abs(bound):
+        if self.groups is not None or abs(bound - self.objective(plan)) <= 1e-9 * abs(self.objective(plan)):
             return bound
         return min(bound, worth.least_priced())
 

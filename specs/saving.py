@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,7 +25,7 @@ from .arrays import plain_list
 from .certificate import Certificate
 from .errors import Problem, SpecError
 from .problems import problems
-from .reading import Document, read_spec, read_text
+from .reading import Document, as_path, read_spec, read_text, refuse_constant
 from .sources import Folder
 from .spec import Plan, Spec, kind
 
@@ -46,7 +47,11 @@ def save(plan: Plan, path: str | os.PathLike[str], spec: Spec[Any] | None = None
 
     Raises `SpecError` for another suffix. The file is replaced whole or not at all.
     """
-    file = Path(path)
+    file = as_path(path, "save")
+    if not isinstance(plan, Plan):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SpecError(f"save takes a plan, got {type(plan).__name__}")
+    if spec is not None and spec.kind != plan.kind:
+        raise SpecError(f"the plan is one of {plan.kind}, and the spec one of {spec.kind}: save it with its own spec")
     document = bundle_document(plan, spec)
     match file.suffix:
         case ".json":
@@ -85,10 +90,10 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
 
 def load_bundle(path: str | os.PathLike[str]) -> Bundle:
     """The plan in a file, and its spec if that is there. Raises `SpecError`."""
-    file = Path(path)
+    file = as_path(path, "load_plan")
     if file.suffix == ".safetensors":
         return _read_bundle(_attached(file), str(path))
-    document = Document(read_text(file), str(path))
+    document = Document(read_text(file), str(path), finite=True)
     try:
         return _read_bundle(document.value, str(path))
     except SpecError as error:
@@ -158,9 +163,10 @@ def attach(value: Any, tensors: Mapping[str, NDArray[Any]]) -> Any:
     """The inverse of `detach`. Raises `SpecError` for an array that is not there."""
     if isinstance(value, Mapping):
         if set(value) == {_TENSOR}:
-            if value[_TENSOR] not in tensors:
-                raise SpecError(f"the tensor {value[_TENSOR]!r} is not there")
-            return tensors[value[_TENSOR]]
+            name = value[_TENSOR]
+            if not isinstance(name, str) or name not in tensors:
+                raise SpecError(f"the tensor {name!r:.60} is not there")
+            return tensors[name]
         return {key: attach(entry, tensors) for key, entry in value.items()}
     return value
 
@@ -168,24 +174,40 @@ def attach(value: Any, tensors: Mapping[str, NDArray[Any]]) -> Any:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, whatever happens in between. Raises `SpecError` where it cannot."""
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        target = Path(os.path.realpath(path))  # a link stays, and what it points to is written
+        mode = _mode(target)
+        temporary = target.parent / f".equipoise.{secrets.token_hex(8)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(temporary, flags, 0o666)
     except OSError as error:
         raise SpecError(f"{path}: cannot be written: {error.strerror or error}") from None
+    except ValueError:  # a NUL or a lone surrogate
+        raise SpecError(f"{str(path)!r:.100}: is not a path that this system allows") from None
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
+        if mode is not None:
+            os.chmod(temporary, mode)
+        os.replace(temporary, target)
     except OSError as error:
         os.unlink(temporary)
         raise SpecError(f"{path}: cannot be written: {error.strerror or error}") from None
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def _mode(target: Path) -> int | None:
+    """The permissions of a file that is to be replaced; none where there is none yet."""
+    try:
+        found = target.stat().st_mode
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(found):
+        raise OSError("it is not a regular file")
+    return stat.S_IMODE(found)
 
 
 def _attached(file: Path) -> Any:
@@ -197,7 +219,11 @@ def _attached(file: Path) -> Any:
             if text is None:
                 raise SpecError(f"{file}: is not a saved plan: it has no 'equipoise' metadata")
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        return attach(json.loads(text), tensors)
+        return attach(json.loads(text, parse_constant=lambda name: refuse_constant(name, str(file))), tensors)
+    except RecursionError:
+        raise SpecError(f"{file}: is nested too deeply") from None
+    except (AttributeError, TypeError):  # bfloat16 and 8-bit floats, which numpy has not
+        raise SpecError(f"{file}: holds numbers that no plan has; save it with eq.save") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise SpecError(f"{file}: is not a valid .safetensors file: {error}") from None
 

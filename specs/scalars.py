@@ -16,18 +16,19 @@ def _plain(value: Any) -> Any:
     return item() if item is not None and getattr(value, "ndim", 1) == 0 else value
 
 
-_PLAIN = BeforeValidator(_plain)
+PLAIN = BeforeValidator(_plain)
+"""Reads numpy and torch scalars as the numbers that they hold; for types with bounds of their own."""
 
 # The bounds stand inside the conversion, where JSON Schema finds them.
-Count = Annotated[int, Strict(), Field(ge=0, le=LARGEST_INTEGER), _PLAIN]
+Count = Annotated[int, Strict(), Field(ge=0, le=LARGEST_INTEGER), PLAIN]
 """A whole number, at least 0."""
-PositiveCount = Annotated[int, Strict(), Field(ge=1, le=LARGEST_INTEGER), _PLAIN]
+PositiveCount = Annotated[int, Strict(), Field(ge=1, le=LARGEST_INTEGER), PLAIN]
 """A whole number, at least 1."""
-Real = Annotated[float, Strict(), Field(allow_inf_nan=False), _PLAIN]
+Real = Annotated[float, Strict(), Field(allow_inf_nan=False), PLAIN]
 """A finite number."""
-Amount = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False), _PLAIN]
+Amount = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False), PLAIN]
 """A finite number, at least 0."""
-PositiveAmount = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _PLAIN]
+PositiveAmount = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), PLAIN]
 """A finite number above 0."""
-Fraction = Annotated[float, Strict(), Field(ge=0, le=1, allow_inf_nan=False), _PLAIN]
+Fraction = Annotated[float, Strict(), Field(ge=0, le=1, allow_inf_nan=False), PLAIN]
 """A number between 0 and 1."""

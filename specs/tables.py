@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from .errors import Fault
+from .errors import Fault, shown
 from .sources import FILE_SCHEMA, Folder, is_reference, read_table
 
 
@@ -50,7 +50,7 @@ class Table(BaseModel):
         if isinstance(value, list):
             return _transposed(value)
         if not isinstance(value, (Mapping, Table)):
-            raise Fault(f"must be a table (columns by name, a list of rows or a file reference), got {value!r:.60}")
+            raise Fault(f"must be a table (columns by name, a list of rows or a file reference), got {shown(value)}")
         return value
 
     @model_validator(mode="after")
@@ -102,7 +102,7 @@ def _transposed(rows: list[Any]) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {}
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
-            raise Fault(f"must be a row (a value per column), got {row!r:.60}", number)
+            raise Fault(f"must be a row (a value per column), got {shown(row)}", number)
         for name in row if number == 0 else columns:
             if name not in row:
                 raise Fault(f"has no {name!r}, which the rows before it have", number)
@@ -115,10 +115,10 @@ def _transposed(rows: list[Any]) -> dict[str, list[Any]]:
 
 def _names(value: Any) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)):
-        raise Fault(f"must be a list of names, got {value!r:.60}")
+        raise Fault(f"must be a list of names, got {shown(value)}")
     for number, name in enumerate(value):
         if isinstance(name, bool) or not isinstance(name, (str, int)) or name == "":
-            raise Fault(f"must be a name, got {name!r:.60}", number)
+            raise Fault(f"must be a name, got {shown(name)}", number)
     return tuple(str(name) for name in value)
 
 

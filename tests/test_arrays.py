@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
 
 import equipoise as eq
 from equipoise.specs.arrays import ArrayRule
@@ -126,6 +129,10 @@ BAD = [
     (ArrayRule(whole=True), np.array([2**63], dtype=np.uint64), "must be at most"),
     (ArrayRule(whole=True), [2**70], "must be a whole number"),
     (ArrayRule(above=0), [1.0, 0.0], "must be above 0, got 0"),
+    (ArrayRule(), [1, 10**400], "must be at most 9007199254740992, got an integer of about 401 digits"),
+    (ArrayRule(), [-(10**5000)], "must be at least -9007199254740992, got an integer of about 5001 digits"),
+    (ArrayRule(), [{"x": 10**5000}], "must be a number, got a very large dict"),
+    (ArrayRule(), torch.eye(2).to_sparse(), "must be a dense tensor"),
 ]
 
 
@@ -145,3 +152,62 @@ def test_a_long_inline_list_in_yaml_is_pointed_to_a_file(tmp_path: Path) -> None
     (tmp_path / "spec.yaml").write_text(f"kind: rollout_budgets\nprompts: {{success_rate: [{numbers}]}}\n")
     with pytest.raises(eq.SpecError, match=r"refer to them, as in \{file: scores\.npy\}"):
         eq.load(tmp_path / "spec.yaml")
+
+
+def test_a_list_around_itself_is_refused() -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(Fault, match="must be a list or a table"):
+        ArrayRule().read(endless, HERE)
+
+
+def npy(header: str) -> bytes:
+    padded = header.ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(padded)) + padded.encode()
+
+
+def shape(text: str, kind: str = "<f8") -> bytes:
+    return npy(f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {text}, }}") + b"\0" * 64
+
+
+BROKEN_FILES = [
+    ("a.npy", npy("(((("), {}, "a.npy is not a .npy file"),
+    ("a.npy", shape("(-4, -2)"), {}, r"a.npy claims a shape of \[-4, -2\]"),
+    ("a.npy", shape(f"(0, {2**62})"), {}, r"a.npy claims a shape of \[0, "),
+    ("a.npy", shape("(3,)", "|S0"), {}, "a.npy must hold numbers, not"),
+    ("a.npy", shape("()"), {"rows": [0, 1]}, "a.npy holds a single number"),
+    ("a.npy", shape("(3,)"), {"rows": [0, 99]}, "asks for rows 0 to 99, but a.npy has 3"),
+    ("a.npy", shape("(3,)"), {"rows": [False, True]}, "must be .first, last."),
+    ("a.csv", b"x\n" + b"1" * 200_000, {"column": "x"}, "a.csv:2: is not valid CSV: field larger"),
+    ("a.csv", b"x\n\xff\xfe\n", {"column": "x"}, "a.csv is not UTF-8 text"),
+    ("a.csv", b"x\n1_0\n", {"column": "x"}, "must be a number, got '1_0'"),
+    ("a.csv", b"x\n" + b"9" * 400, {"column": "x"}, "must be at most 9007199254740992, got"),
+    ("a.csv", b"x\n1\n2\n3\n", {"column": "x", "rows": [50, 99]}, "rows 50 to 99, but a.csv has 3"),
+    ("a.parquet", b"PAR1 junk PAR1", {"column": "x"}, "a.parquet is not a .parquet file"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "more", "words"), BROKEN_FILES, ids=[case[-1] for case in BROKEN_FILES])
+def test_a_broken_file_is_refused(name: str, content: bytes, more: Any, words: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(Fault, match=words):
+        ArrayRule().read({"file": name, **more}, Folder(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["x" * 5000 + ".npy", "\ud800.npy", "a\0b.npy"], ids=["long", "surrogate", "NUL"])
+def test_a_name_that_no_file_can_have_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(Fault, match="must be a path that this system allows"):
+        ArrayRule().read({"file": name}, Folder(tmp_path))
+
+
+def test_bfloat16_in_safetensors_is_read_exactly(tmp_path: Path) -> None:
+    save_torch({"other": torch.zeros(3), "x": torch.tensor([[0.1, -2.5]]).bfloat16()}, tmp_path / "a.safetensors")
+    read = ArrayRule(dimensions=(2,)).read({"file": "a.safetensors", "tensor": "x"}, Folder(tmp_path))
+    assert read.tolist() == torch.tensor([[0.1, -2.5]]).bfloat16().tolist()
+
+
+def test_8_bit_floats_in_safetensors_are_told(tmp_path: Path) -> None:
+    header = json.dumps({"x": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
+    with pytest.raises(Fault, match="holds F8_E4M3; save it as float32"):
+        ArrayRule().read({"file": "a.safetensors"}, Folder(tmp_path))

@@ -91,3 +91,25 @@ def test_a_remote_spec_may_not_read_files() -> None:
 
     with pytest.raises(eq.SpecError, match="files are not read for a remote caller"):
         parse("kind: rollout_budgets\nprompts: {file: history.csv}\ntotal: 8\n", "<request>", None)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ({"kind": "rollout_budgets"}, "load takes a path, got dict"),
+        (b"spec.yaml", "load takes a path, got bytes"),
+        ("a\0b.yaml", "is not a path that this system allows"),
+        ("\ud800.yaml", "is not a path that this system allows"),
+        ("x" * 5000, "File name too long"),
+    ],
+    ids=["dict", "bytes", "NUL", "surrogate", "long"],
+)
+def test_what_is_no_path_is_told(path: Any, words: str) -> None:
+    with pytest.raises(eq.SpecError, match=words):
+        eq.load(path)
+
+
+def test_a_truncated_json_file_is_not_taken_for_yaml(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text('{"kind": "rollout_budgets",\n "total": ')
+    with pytest.raises(eq.SpecError, match=r"spec\.json:2: not valid JSON: .* \(line 2, column"):
+        eq.load(tmp_path / "spec.json")

@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import equipoise as eq
 
@@ -89,7 +91,7 @@ def test_a_broken_bundle_is_refused(plan: Any, place: str, value: Any, words: st
 def test_a_plan_for_another_spec_fails_the_check(plan: Any, tmp_path: Path) -> None:
     eq.save(plan, tmp_path / "plan.json", spec=SPEC)
     saved = eq.load_plan(tmp_path / "plan.json")
-    result = eq.check(SPEC.replace(name="step 2"), saved)
+    result = eq.check(SPEC.replace(most=100), saved)
     assert result.problems == ("certificate.spec_digest is that of another spec",)
 
 
@@ -97,3 +99,56 @@ def test_a_spec_file_is_no_plan(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text("kind: rollout_budgets\n")
     with pytest.raises(eq.SpecError, match="is not a saved plan"):
         eq.load_plan(tmp_path / "spec.yaml")
+
+
+def test_a_plan_is_not_saved_with_a_spec_of_another_kind(plan: Any, tmp_path: Path) -> None:
+    other = eq.ExpertAssignment(scores=[[1.0, 2.0]], experts_per_token=1)
+    with pytest.raises(eq.SpecError, match="one of rollout_budgets, and the spec one of expert_assignment"):
+        eq.save(plan, tmp_path / "plan.json", spec=other)
+    with pytest.raises(eq.SpecError, match="save takes a plan, got dict"):
+        eq.save({}, tmp_path / "plan.json")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ("[" * 100_000, "is nested too deeply|is not a valid"),
+        ('{"plan":' + '{"x":' * 900 + "1" + "}" * 901, "."),
+        ('{"plan": {"kind": "rollout_budgets", "rollouts": {"$tensor": [1]}}}', r"the tensor \[1\] is not there"),
+        ('{"plan": {"kind": "rollout_budgets", "price": NaN}}', "NaN is no number"),
+    ],
+    ids=["deep list", "deep mapping", "tensor", "NaN"],
+)
+def test_hostile_metadata_is_refused(metadata: str, words: str, tmp_path: Path) -> None:
+    save_file({"x": np.zeros(1)}, tmp_path / "plan.safetensors", metadata={"equipoise": metadata})
+    with pytest.raises(eq.SpecError, match=words):
+        eq.load_plan(tmp_path / "plan.safetensors")
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_constants_that_json_has_not_are_refused(plan: Any, constant: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    eq.save(plan, path)
+    document = json.loads(path.read_text())
+    document["certificate"]["objective"] = float(constant)
+    path.write_text(json.dumps(document))
+    with pytest.raises(eq.SpecError, match=f"plan.json: not valid JSON: {constant} is no number"):
+        eq.load_plan(path)
+
+
+def test_a_link_and_the_mode_of_its_target_stay(plan: Any, tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "real.json").chmod(0o640)
+    (tmp_path / "link.json").symlink_to("real.json")
+    eq.save(plan, tmp_path / "link.json")
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "real.json").stat().st_mode & 0o777 == 0o640
+    assert eq.load_plan(tmp_path / "real.json") == plan
+
+
+def test_a_name_that_no_file_can_have_is_told(plan: Any, tmp_path: Path) -> None:
+    with pytest.raises(eq.SpecError, match="is not a path that this system allows"):
+        eq.save(plan, f"{tmp_path}/a\0b.json")
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(eq.SpecError, match="not a regular file"):
+        eq.save(plan, tmp_path / "folder.json")

@@ -169,12 +169,15 @@ def test_a_forged_bundle_is_refused_or_fails_the_check(
     document = json.loads(path.read_text())
     document[part][field] = value
     path.write_text(json.dumps(document))
+    assert not believed(spec, path)
+
+
+def believed(spec: eq.Spec[Any], path: Path) -> bool:
+    """Whether a bundle is read and passes the check."""
     try:
-        bundle = eq.load_bundle(path)
-    except eq.SpecError as error:
-        assert field in str(error) or "NaN" in str(error) or "Infinity" in str(error)
-        return
-    assert not eq.check(spec, bundle.plan).ok
+        return eq.check(spec, eq.load_bundle(path).plan).ok
+    except eq.SpecError:
+        return False
 
 
 def test_a_plan_of_another_kind_fails_the_check(spec: eq.Spec[Any]) -> None:
