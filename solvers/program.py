@@ -10,7 +10,7 @@ come from, so that a conflict found on the program can be told in the words of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -126,6 +126,16 @@ class Program:
             coefficients=np.concatenate([self.coefficients, goal.cost[used]])[order],
             row_blocks=(*self.row_blocks, row),
         )
+
+    @property
+    def unbounded(self) -> float:
+        """The bound of which nothing is known: −inf when minimising, inf when maximising."""
+        return -np.inf if self.sense == "minimise" else np.inf
+
+    def starting(self, values: Mapping[str, ArrayLike]) -> Program:
+        """The program with a point to start from: the values of each block of columns, by its name."""
+        parts: list[Floats] = [np.asarray(values[block.name], dtype=np.float64).ravel() for block in self.column_blocks]
+        return replace(self, start=_together(parts))
 
     def relaxed(self) -> Program:
         """The program without integrality."""

@@ -6,6 +6,7 @@ The answer is held against the spec's own rules before it leaves; a solver's wor
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import version
 from platform import python_version
 from typing import Any, TypeVar
@@ -79,7 +80,7 @@ class Solver:
         strict = replace(self.options, method="exact", gap=None)  # a gap that is asked for is one of the objective
         for goal in program.goals:
             control.enter(goal.name)
-            aimed = replace(program, gap=0.0).aimed(goal.sense, goal.cost)
+            aimed = program.aimed(goal.sense, goal.cost)
             answers.append(backend.solve(aimed, strict, control))
             program = replace(program.settled(goal, answers[-1].objective), start=answers[-1].values)
         control.enter("")
@@ -90,7 +91,8 @@ class Solver:
         if broken:
             raise BackendError(f"{answer.backend} gave an answer that breaks the spec: {broken[0]}")
         gap = spec.gap(plan, evidence.objective, evidence.bound)
-        unfinished: list[Stopped] = [part.stopped for part in (*answer.goals, answer) if part.stopped != "solved"]
+        parts = (*answer.goals, answer)
+        unfinished: list[Stopped] = [part.stopped for part in parts if part.stopped != "solved"]
         stopped: Stopped = unfinished[0] if unfinished else "solved"
         asked = self.options.asked_gap(answer.program.gap)
         searched = stopped == "solved" and gap <= (SEARCH_TOLERANCE if asked == 0 else OPTIMAL_GAP)
@@ -113,10 +115,16 @@ class Solver:
                 threads=self.options.threads,
                 time_limit=self.options.time_limit,
                 gap_asked=asked,
-                versions={"equipoise": version("equipoise"), "numpy": np.__version__, "python": python_version()},
-                notes=(*answer.notes, *evidence.notes),
+                versions=_versions(),
+                notes=tuple(dict.fromkeys([*(note for part in parts for note in part.notes), *evidence.notes])),
             )
         )
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """What a replay needs beside the backend, whose version is in its name. Read from disk once."""
+    return {"equipoise": version("equipoise"), "numpy": np.__version__, "python": python_version()}
 
 
 def _infeasible(form: Formulation[Any, Any], program: Program, options: Options) -> InfeasibleError:

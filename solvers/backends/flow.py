@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any, ClassVar
 
@@ -58,10 +59,15 @@ class FlowBackend:
         # Half a step per unit in this flow, half in the better one.
         rounding = float(values.sum()) * math.ldexp(1.0, exponent)
         bound = objective - sign * rounding if rounding < exact else -sign * math.inf
-        label = f"OR-Tools {version('ortools')} min-cost flow"
+        label = _label()
         late = control.remaining <= 0
         notes = ("min-cost flow cannot be interrupted, and took longer than the time limit",) if late else ()
         return Answer(program, values, objective, bound, "solved", label, notes=notes)
+
+
+@cache
+def _label() -> str:
+    return f"OR-Tools {version('ortools')} min-cost flow"
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class HighsBackend:
             if (answer := watch.abandoned(self._label(True))) is not None:
                 return answer
             if program.start is not None:
-                return _unsearched(program, control.why_stopped(), self._label(True))
+                return _unsearched(program, program.start, control.why_stopped(), self._label(True))
             raise
         except BaseException:
             self._model = None
@@ -125,8 +125,6 @@ class HighsBackend:
     ) -> Answer:
         import highspy
 
-        asked = options.asked_gap(program.gap)
-
         if status == highspy.HighsStatus.kError:
             raise BackendError(f"HiGHS failed: {model.modelStatusToString(model.getModelStatus())}")
         outcome, kinds = model.getModelStatus(), highspy.HighsModelStatus
@@ -140,18 +138,18 @@ class HighsBackend:
         info, search = model.getInfo(), bool(program.integer.any())
         if info.primal_solution_status != highspy.kSolutionStatusFeasible:
             if program.start is not None:
-                return _unsearched(program, stopped, self._label(search))
+                return _unsearched(program, program.start, stopped, self._label(search))
             raise SolveTimeout(f"no feasible plan was found within {control.seconds:.3g} s ({stopped})")
         solution = model.getSolution()
         values = np.asarray(solution.col_value, dtype=np.float64)
         values[program.integer] = np.rint(values[program.integer])
         objective = math.fsum(program.cost * values) + program.offset
         if search:
-            bound = info.mip_dual_bound / scale
+            bound, asked = info.mip_dual_bound / scale, options.asked_gap(program.gap)
             if stopped == "solved" and asked > 0 and abs(objective - bound) > OPTIMAL_GAP * abs(objective):
                 stopped = "gap"
         else:
-            bound = objective if stopped == "solved" else -math.inf if program.sense == "minimise" else math.inf
+            bound = objective if stopped == "solved" else program.unbounded
         duals = None if search or not solution.dual_valid else np.asarray(solution.row_dual, dtype=np.float64) / scale
         return Answer(program, values, objective, bound, stopped, self._label(search), duals)
 
@@ -165,11 +163,15 @@ def _version() -> str:
     return f"{highspy.HIGHS_VERSION_MAJOR}.{highspy.HIGHS_VERSION_MINOR}.{highspy.HIGHS_VERSION_PATCH}"
 
 
-def _unsearched(program: Program, stopped: Stopped, label: str) -> Answer:
+def _unsearched(program: Program, values: Floats, stopped: Stopped, label: str) -> Answer:
     """The point to start from as the answer, where time was over before the search had any of its own."""
-    values = np.zeros(0) if program.start is None else program.start.copy()
-    bound = -math.inf if program.sense == "minimise" else math.inf
     note = "the plan is the one to start from: there was no time to search for a better one"
+    return _at(program, values.copy(), program.unbounded, stopped, label, note)
+
+
+def _at(program: Program, values: Floats, bound: float, stopped: Stopped, label: str, note: str) -> Answer:
+    """A point that HiGHS did not hand over itself, as an answer."""
+    values[program.integer] = np.rint(values[program.integer])
     objective = math.fsum(program.cost * values) + program.offset
     return Answer(program, values, objective, bound, stopped, label, notes=(note,))
 
@@ -255,14 +257,9 @@ class _Watch:
         """The best point of a model that did not stop when it was told to, with the last bound that it reported."""
         if self.best is None:
             return None
-        values, program = self.best, self.program
-        values[program.integer] = np.rint(values[program.integer])
-        objective = math.fsum(program.cost * values) + program.offset
-        bound = self.control.bound
-        if bound is None:
-            bound = -math.inf if program.sense == "minimise" else math.inf
+        bound = self.program.unbounded if self.control.bound is None else self.control.bound
         note = "HiGHS did not stop in time and was abandoned; the plan is the best that it had reported"
-        return Answer(program, values, objective, bound, self.control.why_stopped(), label, notes=(note,))
+        return _at(self.program, self.best, bound, self.control.why_stopped(), label, note)
 
 
 def _unwatch(model: Any) -> None:

@@ -184,7 +184,7 @@ class CollectionProgram(Formulation[CollectionBudgets, CollectionPlan]):
         if windows.floors is not None:
             floors = windows.floors
             there["exempt"] = (windows.lots < floors.others)[floors.others > floors.exempt]
-        return replace(program, start=np.concatenate([there[block.name] for block in program.column_blocks]) * 1.0)
+        return program.starting(there)
 
     def _exemption(self, builder: Builder, lots: Integers, floors: Floors) -> None:
         """Every group buys what the second level takes; one of them may stay at what the first takes."""
@@ -281,7 +281,7 @@ class CollectionProgram(Formulation[CollectionBudgets, CollectionPlan]):
         taken = lot < best[2][group]
         level = np.arange(len(worst.level)) == best[1]
         there = {"lots": best[2], "extra": taken[~blunt], "opened": taken[blunt], "level": level}
-        return replace(program, start=np.concatenate([there[block.name] for block in program.column_blocks]) * 1.0)
+        return program.starting(there)
 
     def _beyond(self, builder: Builder, lots: Integers, worth: Integers) -> None:
         """Lots past the last that can be bought: none, except where a conflict is looked into."""

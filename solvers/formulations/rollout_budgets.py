@@ -7,7 +7,7 @@ at the integers); where they are not, one binary per count chooses (multiple cho
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -81,8 +81,7 @@ class RolloutProgram(Formulation[RolloutBudgets, RolloutPlan]):
             return program
         counts, (low, high) = self.doubt.counts, self.window
         taken = [np.arange(first, last) < count for first, last, count in zip(low, high, counts, strict=True)]
-        start = {"rungs": self.ladder.start + counts, "extra": np.concatenate(taken)}
-        return replace(program, start=np.concatenate([start[block.name] for block in program.column_blocks]) * 1.0)
+        return program.starting({"rungs": self.ladder.start + counts, "extra": np.concatenate(taken)})
 
     @cached_property
     def window(self) -> tuple[Integers, Integers]:
