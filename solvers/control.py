@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 Method = Literal["auto", "exact", "fast"]
 
+FAST_GAP = 1e-3
+"""The relative gap that `method="fast"` stops at."""
 MOST_THREADS = 256
 """Threads that a backend may be given: each costs memory before it does any work."""
 POLL = 0.02
@@ -52,7 +54,7 @@ class Options:
         """The relative gap to stop at, where `default` is what `auto` asks for."""
         if self.gap is not None:
             return self.gap
-        return 0.0 if self.method == "exact" else default
+        return {"exact": 0.0, "fast": FAST_GAP}.get(self.method, default)
 
 
 def _finite(name: str, value: float | None) -> None:

@@ -16,13 +16,15 @@ P = TypeVar("P", bound=Plan)
 class Session(Generic[P]):
     """A spec kept warm: each `step` changes some of its fields and solves again.
 
-    What is kept between steps is the backend's model: one of the same structure is changed in place and starts
-    from the last basis or plan. A session belongs to one thread at a time.
+    What is kept between steps: the algorithm's prices and workspaces, and the backend's model, of which one of the
+    same structure is changed in place and starts from the last basis or plan. Opening a session makes the machine
+    code that it will need. A session belongs to one thread at a time.
     """
 
     def __init__(self, spec: Spec[P], options: Options) -> None:
         self.spec = spec
         self._solver: Solver | None = Solver(options)
+        self._solver.warm_up(spec)
 
     def step(self, **changes: Any) -> P:
         """Replace some fields of the spec, whole tables included, and solve.

@@ -1,21 +1,23 @@
-"""From a spec to a plan with a certificate: compile, solve, interpret, judge.
+"""From a spec to a plan with a certificate: the kind's own algorithm first, then the compiled program.
 
-The answer is held against the spec's own rules before it leaves; a solver's word is not enough.
+The answer is held against the spec's own demands before it leaves; a solver's word is not enough.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from platform import python_version
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from ..specs.certificate import OPTIMAL_GAP, SEARCH_TOLERANCE, Certificate, Status, Stopped
-from ..specs.errors import BackendError, InfeasibleError, SpecError, UnsupportedError
+from ..specs.certificate import OPTIMAL_GAP, SEARCH_TOLERANCE, Certificate, Sense, Status, Stopped
+from ..specs.errors import BackendError, InfeasibleError, SolveTimeout, SpecError, UnsupportedError
 from ..specs.spec import Plan, Spec
+from .algorithm import Algorithm
+from .algorithms import LONG, load
 from .answer import Answer, Backend, ProgramInfeasible
 from .backends import backend_for
 from .conflicts import find_conflict
@@ -39,8 +41,10 @@ def solve(
     """The best plan for a spec, with a certificate of how good it is.
 
     method: `exact` asks for a gap of 0; `auto` for the gap that suits the kind (0 where that is cheap, 1e-3
-        where it takes a search).
-    backend: `highs`, `flow` or `pyomo:SOLVER`; None chooses by the program.
+        where it takes a search), and leaves a search out for which there is no time; `fast` runs the kind's own
+        algorithm alone, at a gap of 1e-3 if it comes so near.
+    backend: `highs`, `flow` or `pyomo:SOLVER` solve the compiled program; None tries the kind's own algorithm
+        first, and chooses a backend by the program for what that leaves open.
     time_limit: seconds; with a plan in hand when they are over, the answer is that plan and its gap.
     gap: relative gap at which to stop, instead of the method's own.
     watch: called with a `Progress` while a backend runs; returning False stops with the best plan so far.
@@ -51,19 +55,65 @@ def solve(
 
 
 class Solver:
-    """Answers one spec after the other under the same options, and keeps its backends warm in between."""
+    """Answers one spec after the other under the same options, and keeps what helps with the next: an algorithm's
+    prices and workspaces, a backend's model."""
 
     def __init__(self, options: Options) -> None:
-        if options.method == "fast":
-            raise UnsupportedError("method 'fast' is not available yet; use 'auto' or 'exact'")
+        if options.method == "fast" and options.backend is not None:
+            raise UnsupportedError(
+                f"method 'fast' runs no backend, got {options.backend!r}; leave it out, or use 'auto' or 'exact'"
+            )
         self.options = options
         self._backends: dict[str, Backend] = {}
+        self._algorithms: dict[str, Algorithm[Any, Any]] = {}
 
     def solve(self, spec: Spec[P], watch: Watcher | None = None) -> P:
         """The best plan for a spec. Raises as `solve` does."""
         if not isinstance(spec, Spec):
             raise SpecError(f"solve takes a spec, got {type(spec).__name__}; `load` reads one from a file")
+        algorithm, notes = self._algorithm(spec, watch)
         control = Control(self.options.time_limit, watch)
+        if algorithm is None:
+            return self._certified(spec, self._searched(spec, None, control), control, notes)
+        asked = self.options.asked_gap(algorithm.gap(spec))
+        try:
+            found = algorithm.solve(spec, asked, self.options.seed, self.options.threads, control)
+        except ProgramInfeasible:
+            form = formulation(spec)
+            raise _infeasible(form, form.formulate(), self.options) from None
+        outcome = _Outcome(found.plan, found.evidence, f"equipoise {found.method}", found.stopped, asked)
+        enough = self._gap(spec, outcome) <= max(asked, OPTIMAL_GAP) or self.options.method == "fast"
+        if not enough and found.stopped == "solved":
+            seconds = algorithm.search_seconds(spec)
+            if self.options.method == "exact" or seconds < control.remaining:
+                outcome = self._searched(spec, outcome, control)
+            else:
+                notes.append(f"the exact program, about {seconds:.2g} s, was left out for want of time")
+        return self._certified(spec, outcome, control, notes)
+
+    def warm_up(self, spec: Spec[Any]) -> None:
+        """Have the machine code for a spec ready before its first solve."""
+        self._algorithm(spec, None)
+
+    def _algorithm(self, spec: Spec[Any], watch: Watcher | None) -> tuple[Algorithm[Any, Any] | None, list[str]]:
+        """The algorithm to run, None where a backend is asked for or there is none; and what a user should know."""
+        kind, notes = spec.kind, list[str]()
+        if self.options.backend is not None:
+            return None, notes
+        algorithm = self._algorithms.get(kind)
+        if algorithm is None and (loaded := load(kind, watch)) is not None:
+            algorithm = self._algorithms[kind] = loaded.algorithm()
+            if loaded.seconds >= LONG:
+                notes.append(f"machine code was compiled before the solve, once, in {loaded.seconds:.2g} s")
+        refusal = f"there is no algorithm for the kind {kind!r}" if algorithm is None else algorithm.refuses(spec)
+        if refusal is None:
+            return algorithm, notes
+        if self.options.method == "fast":
+            raise UnsupportedError(f"method 'fast' cannot answer this: {refusal}; use 'auto' or 'exact'")
+        return None, notes
+
+    def _searched(self, spec: Spec[P], known: _Outcome[P] | None, control: Control) -> _Outcome[P]:
+        """What the compiled program gives, or the plan that is known already if that is better."""
         form = formulation(spec)
         program = form.formulate()
         backend = backend_for(program, self.options.backend, self._backends)
@@ -71,8 +121,23 @@ class Solver:
             answer = self._settle(program, backend, control)
         except ProgramInfeasible:
             raise _infeasible(form, program, self.options) from None
+        except SolveTimeout:
+            if known is None:
+                raise
+            return replace(known, stopped=control.why_stopped())
         plan = form.interpret(answer)
-        return self._certified(spec, plan, form.prove(plan, answer), answer, control)
+        evidence = form.prove(plan, answer)
+        parts = (*answer.goals, answer)
+        unfinished: list[Stopped] = [part.stopped for part in parts if part.stopped != "solved"]
+        notes = dict.fromkeys([*(note for part in parts for note in part.notes), *evidence.notes])
+        outcome = _Outcome(
+            plan,
+            replace(evidence, notes=tuple(notes)),
+            answer.backend,
+            unfinished[0] if unfinished else "solved",
+            self.options.asked_gap(program.gap),
+        )
+        return outcome if known is None else _better(outcome, known, spec.sense)
 
     def _settle(self, program: Program, backend: Backend, control: Control) -> Answer:
         """The answer to a program, its goals settled one after the other first."""
@@ -86,19 +151,19 @@ class Solver:
         control.enter("")
         return replace(backend.solve(replace(program, goals=()), self.options, control), goals=tuple(answers))
 
-    def _certified(self, spec: Spec[P], plan: P, evidence: Evidence, answer: Answer, control: Control) -> P:
-        broken = list(spec.rules(plan))
-        if broken:
-            raise BackendError(f"{answer.backend} gave an answer that breaks the spec: {broken[0]}")
-        gap = spec.gap(plan, evidence.objective, evidence.bound)
-        parts = (*answer.goals, answer)
-        unfinished: list[Stopped] = [part.stopped for part in parts if part.stopped != "solved"]
-        stopped: Stopped = unfinished[0] if unfinished else "solved"
-        asked = self.options.asked_gap(answer.program.gap)
-        searched = stopped == "solved" and gap <= (SEARCH_TOLERANCE if asked == 0 else OPTIMAL_GAP)
+    def _gap(self, spec: Spec[P], outcome: _Outcome[P]) -> float:
+        return spec.gap(outcome.plan, outcome.evidence.objective, outcome.evidence.bound)
+
+    def _certified(self, spec: Spec[P], outcome: _Outcome[P], control: Control, notes: list[str]) -> P:
+        evidence = outcome.evidence
+        broken = next(iter(spec.demands(outcome.plan)), None)
+        if broken is not None:
+            raise BackendError(f"{outcome.backend} gave an answer that breaks the spec: {broken}")
+        gap = self._gap(spec, outcome)
+        searched = outcome.stopped == "solved" and gap <= (SEARCH_TOLERANCE if outcome.asked == 0 else OPTIMAL_GAP)
         proven = searched if evidence.proof == "search" else gap <= OPTIMAL_GAP
         status: Status = "optimal" if proven else "feasible"
-        return plan.with_certificate(
+        return outcome.plan.with_certificate(
             Certificate(
                 status=status,
                 sense=spec.sense,
@@ -107,18 +172,39 @@ class Solver:
                 gap=gap,
                 violation=0.0,
                 proof=evidence.proof,
-                method=f"{self.options.method}: {answer.backend}",
+                method=f"{self.options.method}: {outcome.backend}",
                 seconds=control.seconds,
-                stopped=stopped,
-                backend=answer.backend,
+                stopped=outcome.stopped,
+                backend=outcome.backend,
                 seed=self.options.seed,
                 threads=self.options.threads,
                 time_limit=self.options.time_limit,
-                gap_asked=asked,
+                gap_asked=outcome.asked,
                 versions=_versions(),
-                notes=tuple(dict.fromkeys([*(note for part in parts for note in part.notes), *evidence.notes])),
+                notes=(*notes, *evidence.notes),
             )
         )
+
+
+@dataclass(frozen=True)
+class _Outcome(Generic[P]):
+    """A plan without certificate, and what its certificate will say."""
+
+    plan: P
+    evidence: Evidence
+    backend: str
+    stopped: Stopped
+    asked: float
+
+
+def _better(searched: _Outcome[P], known: _Outcome[P], sense: Sense) -> _Outcome[P]:
+    """The better plan of two, under the tighter bound."""
+    sign = 1 if sense == "maximise" else -1
+    best = searched if sign * searched.evidence.objective >= sign * known.evidence.objective else known
+    tight = min((searched, known), key=lambda outcome: sign * outcome.evidence.bound)
+    evidence = replace(best.evidence, bound=tight.evidence.bound, proof=tight.evidence.proof)
+    backend = " and ".join(dict.fromkeys([best.backend, searched.backend]))
+    return replace(searched, plan=best.plan, evidence=evidence, backend=backend)
 
 
 @cache

@@ -210,7 +210,7 @@ class CollectionBudgets(Spec[CollectionPlan]):
             text = f"hold {counts[row]} of group {self.groups.name[row]!r}, and a {self.model} needs {fewest}{other}"
             raise Fault(text, "observations")
 
-    def rules(self, plan: CollectionPlan) -> Iterator[Broken]:
+    def demands(self, plan: CollectionPlan) -> Iterator[Broken]:
         """Lots, bounds, the budget, shares and gaps, and what the plan reports of itself."""
         groups, samples = self.groups, plan.samples
         wrong = [

@@ -180,7 +180,7 @@ class DecodeAllocation(Spec[DecodePlan]):
             text = f"must be at most the request's tokens, {tokens[row]}, got {affinity[row, worker]:.10g}"
             raise Fault(text, "waiting", "affinity", row, worker)
 
-    def rules(self, plan: DecodePlan) -> Iterator[Broken]:
+    def demands(self, plan: DecodePlan) -> Iterator[Broken]:
         """Slots, memory, who may overtake whom, whether slots were left free, and what the plan reports of itself.
 
         Under `kv_capacity` the largest number that can be admitted is a packing problem, which is not solved again

@@ -132,7 +132,7 @@ class ExpertAssignment(Spec[AssignmentPlan]):
         needed = len(self.real_tokens()) * self.experts_per_token
         return np.full(width, -(-needed // max(width, 1)))
 
-    def rules(self, plan: AssignmentPlan) -> Iterator[Broken]:
+    def demands(self, plan: AssignmentPlan) -> Iterator[Broken]:
         """Experts per token, forbidden pairs, capacities, and what the plan reports of itself."""
         # Without tokens, a list of scores does not say how many experts there are.
         width = self.experts if self.tokens or self.experts else len(plan.load)

@@ -208,7 +208,7 @@ class RolloutBudgets(Spec[RolloutPlan]):
         if self.groups.least is not None and self.groups.most is not None:
             _at_most(self.groups.least, self.groups.most, "least", "most", "groups")
 
-    def rules(self, plan: RolloutPlan) -> Iterator[Broken]:
+    def demands(self, plan: RolloutPlan) -> Iterator[Broken]:
         """Counts per prompt, multiples, the budget, the groups, and what the plan reports of itself."""
         rollouts, prompts = plan.rollouts, self.prompts
         yield from (wrong := list(misshapen("rollouts", rollouts, (len(prompts),))))

@@ -4,8 +4,9 @@ A kind is a module of this package named after it, with a subclass of each:
 
     class RolloutBudgets(Spec[RolloutPlan]): ...
 
-Its spec also says what the task means, in plain numpy that no solver uses: `rules` (what a plan must satisfy),
-`objective` (what it achieves) and `bound` (what the prices in it prove). `check` judges by these alone.
+Its spec also says what the task means, in plain numpy that no solver uses: `demands` (what a plan must satisfy),
+`reports` (what it says of itself), `objective` (what it achieves) and `bound` (what its fields prove). `check` judges
+by these alone.
 """
 
 from __future__ import annotations
@@ -194,8 +195,17 @@ class Spec(_Model, Generic[P]):
                 cls.plan = arguments[0]
 
     def rules(self, plan: P) -> Iterator[Broken]:  # pyright: ignore[reportGeneralTypeIssues]
-        """The rules of the task that a plan breaks; none for a feasible plan."""
+        """What is wrong with a plan: the demands that it breaks, and what it reports of itself that is not so."""
+        yield from self.demands(plan)
+        yield from self.reports(plan)
+
+    def demands(self, plan: P) -> Iterator[Broken]:  # pyright: ignore[reportGeneralTypeIssues]
+        """The rules of the task that a plan breaks; none for a feasible plan. Cheap enough to run in every solve."""
         raise NotImplementedError
+
+    def reports(self, plan: P) -> Iterator[Broken]:  # pyright: ignore[reportGeneralTypeIssues]
+        """What a plan says of itself (loads, prices, predictions) and is not so."""
+        yield from ()
 
     def objective(self, plan: P) -> float:  # pyright: ignore[reportGeneralTypeIssues]
         """What a plan achieves."""

@@ -99,7 +99,7 @@ def test_solve_prints_the_decision_beside_what_the_spec_knows_and_the_certificat
         (["missing.yaml"], 2, ["error: missing.yaml: No such file"]),
         (["infeasible.yaml"], 3, ["error: infeasible.yaml: infeasible: ", "total is 1", "set total to 4"]),
         (["hard.json", "--time-limit", "0"], 4, ["error: hard.json: no feasible plan was found", "time limit"]),
-        (["good.yaml", "--method", "fast"], 2, ["error: ", "'fast' is not available"]),
+        (["good.yaml", "--method", "fast", "--backend", "highs"], 2, ["error: ", "'fast' runs no backend"]),
         (["good.yaml", "--method", "slow"], 2, ["'slow'", "exact"]),
         (["good.yaml", "--backend", "higs"], 2, ["error: good.yaml: backend", "did you mean 'highs'?"]),
         (["good.yaml", "--time-limit", "nan"], 2, ["error: time_limit", "nan"]),

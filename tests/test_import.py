@@ -76,14 +76,15 @@ def test_a_folder_imports_only_what_it_may(folder: str) -> None:
 
 
 def test_the_judges_use_no_solver() -> None:
-    """`check` and what it calls come from the specs alone, and formulations never call the specs' own judgement."""
+    """`check` and what it calls come from the specs alone, and no solver calls the specs' own judgement."""
+    judging = ("rules", "demands", "reports", "objective", "bound")
     source = (ROOT / "solvers" / "check.py").read_text()
     modules = {
         node.module or "" for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom) and node.level
     }
     assert all(module.startswith("specs.") for module in modules)
-    for path in [*(ROOT / "solvers" / "formulations").glob("*.py")]:
+    for path in [*(ROOT / "solvers" / "formulations").glob("*.py"), *(ROOT / "solvers" / "algorithms").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 judged = ast.unparse(node.func.value).endswith("spec")
-                assert not (judged and node.func.attr in ("rules", "objective", "bound")), f"{path}:{node.lineno}"
+                assert not (judged and node.func.attr in judging), f"{path}:{node.lineno}"

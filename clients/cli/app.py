@@ -84,7 +84,7 @@ def solve(
         Method,
         typer.Option(
             help="exact: search until nothing is left to gain. auto: stop at 0.1 % where it takes a search. "
-            "fast: not available yet.",
+            "fast: the task's own algorithm, without a search.",
         ),
     ] = "auto",
     backend: Annotated[
@@ -252,6 +252,28 @@ def export(
 
     write(read_spec(spec), to)
     results().print(f"wrote {to}", soft_wrap=True)
+    return 0
+
+
+@app.command(epilog="Example:\n$ equipoise warmup")
+@answering
+def warmup(
+    kinds: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KIND", help="Kinds of task; all of them if absent.", autocompletion=_kind_names),
+    ] = None,
+) -> int:
+    """Compile the machine code of the algorithms, once, and keep it on disk.
+
+    Without this, the first solve of each kind on a machine takes seconds
+    longer, and says so in its certificate.
+    """
+    from .interrupt import Interrupt
+    from .progress import ProgressDisplay
+    from .warming import warm_up
+
+    with Interrupt() as interrupt:
+        warm_up(kinds or _kind_names(), results(), lambda: ProgressDisplay(messages(), interrupt))
     return 0
 
 
