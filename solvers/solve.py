@@ -82,6 +82,7 @@ class Solver:
             form = formulation(spec)
             raise _infeasible(form, form.formulate(), self.options) from None
         outcome = _Outcome(found.plan, found.evidence, f"equipoise {found.method}", found.stopped, asked)
+        _held(spec, outcome)
         enough = self._gap(spec, outcome) <= max(asked, OPTIMAL_GAP) or self.options.method == "fast"
         if not enough and found.stopped == "solved":
             seconds = algorithm.search_seconds(spec)
@@ -137,6 +138,7 @@ class Solver:
             unfinished[0] if unfinished else "solved",
             self.options.asked_gap(program.gap),
         )
+        _held(spec, outcome)
         return outcome if known is None else _better(outcome, known, spec.sense)
 
     def _settle(self, program: Program, backend: Backend, control: Control) -> Answer:
@@ -156,9 +158,6 @@ class Solver:
 
     def _certified(self, spec: Spec[P], outcome: _Outcome[P], control: Control, notes: list[str]) -> P:
         evidence = outcome.evidence
-        broken = next(iter(spec.demands(outcome.plan)), None)
-        if broken is not None:
-            raise BackendError(f"{outcome.backend} gave an answer that breaks the spec: {broken}")
         gap = self._gap(spec, outcome)
         searched = outcome.stopped == "solved" and gap <= (SEARCH_TOLERANCE if outcome.asked == 0 else OPTIMAL_GAP)
         proven = searched if evidence.proof == "search" else gap <= OPTIMAL_GAP
@@ -195,6 +194,13 @@ class _Outcome(Generic[P]):
     backend: str
     stopped: Stopped
     asked: float
+
+
+def _held(spec: Spec[P], outcome: _Outcome[P]) -> None:
+    """Hold a plan against the demands of its spec. Raises `BackendError` for one that breaks any."""
+    broken = next(iter(spec.demands(outcome.plan)), None)
+    if broken is not None:
+        raise BackendError(f"{outcome.backend} gave an answer that breaks the spec: {broken}")
 
 
 def _better(searched: _Outcome[P], known: _Outcome[P], sense: Sense) -> _Outcome[P]:
