@@ -177,7 +177,7 @@ def _from_torch(tensor: Any) -> NDArray[Any]:
 def _from_list(value: Sequence[Any], flags: bool = False) -> NDArray[Any]:
     """Nested lists of numbers, each entry looked at: numpy would take `true` for 1 and "7" for a string."""
     if isinstance(value, Cells):
-        value = [_cell(text, row) for row, text in enumerate(value)]
+        value = [_cell(text, row, value) for row, text in enumerate(value)]
     place, level = (), value
     while len(level) and isinstance(level[0], (list, tuple)) and len(place) < 2:  # a list may hold itself
         place, level = (*place, 0), level[0]
@@ -214,14 +214,14 @@ def _entry(entry: Any, place: tuple[int, ...], flags: bool = False) -> int | flo
     raise Fault(f"must be {'true or false' if flags else 'a number'}, got {shown(entry)}", *place)
 
 
-def _cell(text: str, row: int) -> int | float:
+def _cell(text: str, row: int, column: Cells) -> int | float:
     # Python also reads `1_0` and the digits of other scripts.
     for convert in (int, float) if text.isascii() and "_" not in text else ():
         try:
             return convert(text)
         except ValueError:
             continue
-    raise Fault(f"must be a number, got {text!r:.60}", row)
+    raise Fault(f"must be a number, got {text!r:.60} in {column.place(row)}", row)
 
 
 def _refuse(array: NDArray[Any], bad: NDArray[np.bool_], message: str) -> None:

@@ -57,7 +57,18 @@ class Folder:
 
 
 class Cells(list[str]):
-    """A column of a CSV file as text: numbers where a field wants numbers, names where it wants names."""
+    """A column of a CSV file as text: numbers where a field wants numbers, names where it wants names.
+
+    lines: the line of the file that each cell ends on.
+    """
+
+    def __init__(self, cells: Sequence[str], file: str, lines: Sequence[int]) -> None:
+        super().__init__(cells)
+        self.file, self.lines = file, lines
+
+    def place(self, row: int) -> str:
+        """Where a cell stands: `prompts.csv:3`."""
+        return f"{self.file}:{self.lines[row]}"
 
 
 def suggest(word: str, choices: Sequence[str]) -> str:
@@ -262,7 +273,7 @@ def _csv_columns(path: Path, reader: Any, wanted: Mapping[str, str] | None, rows
     header = next(reader, [])
     places = _places(path, header, wanted)
     columns: dict[str, list[str]] = {field: [] for field in places}
-    seen = 0
+    lines, seen = list[int](), 0
     for number, row in enumerate(filter(None, reader)):
         if rows.stop is not None and number >= rows.stop:
             break
@@ -271,10 +282,11 @@ def _csv_columns(path: Path, reader: Any, wanted: Mapping[str, str] | None, rows
             continue
         if len(row) != len(header):
             raise Fault(f"{path.name}:{reader.line_num}: {len(row)} cells under {len(header)} column names")
+        lines.append(reader.line_num)
         for field, place in places.items():
             columns[field].append(row[place])
     _enough_rows(path, rows, seen)
-    return {field: Cells(cells) for field, cells in columns.items()}
+    return {field: Cells(cells, path.name, lines) for field, cells in columns.items()}
 
 
 def _read_parquet(path: Path, wanted: Mapping[str, str] | None, rows: slice) -> dict[str, Any]:

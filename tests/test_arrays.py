@@ -180,7 +180,7 @@ BROKEN_FILES = [
     ("a.npy", shape("(3,)"), {"rows": [False, True]}, "must be .first, last."),
     ("a.csv", b"x\n" + b"1" * 200_000, {"column": "x"}, "a.csv:2: is not valid CSV: field larger"),
     ("a.csv", b"x\n\xff\xfe\n", {"column": "x"}, "a.csv is not UTF-8 text"),
-    ("a.csv", b"x\n1_0\n", {"column": "x"}, "must be a number, got '1_0'"),
+    ("a.csv", b"x\n1_0\n", {"column": "x"}, "must be a number, got '1_0' in a.csv:2"),
     ("a.csv", b"x\n" + b"9" * 400, {"column": "x"}, "must be at most 9007199254740992, got"),
     ("a.csv", b"x\n1\n2\n3\n", {"column": "x", "rows": [50, 99]}, "rows 50 to 99, but a.csv has 3"),
     ("a.parquet", b"PAR1 junk PAR1", {"column": "x"}, "a.parquet is not a .parquet file"),

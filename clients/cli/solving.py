@@ -73,6 +73,8 @@ def targets(out: Path | None, files: Sequence[str]) -> dict[int, Path]:
         if files[0] != STDIN and out.exists() and Path(files[0]).exists() and out.samefile(files[0]):
             raise SpecError(f"{out}: is the spec itself; save the plan under another name")
         return {0: out}
+    if out.suffix in SUFFIXES and not out.is_dir():
+        raise SpecError(f"{out}: is one file, for {len(files)} plans; name a folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
