@@ -108,7 +108,7 @@ def test_solve_prints_the_decision_beside_what_the_spec_knows_and_the_certificat
         (["good.yaml", "--sead", "1"], 2, ["No such option", "--seed"]),
         (["good.yaml", "-o", "plan.txt"], 2, ["error: plan.txt: cannot save as .txt"]),
         (["good.yaml", "-o", "nowhere/plan.json"], 2, ["error: nowhere/plan.json: there is no folder nowhere"]),
-        (["good.yaml", "good.yaml", "-o", "plan.json"], 2, ["error: plan.json: is one file, for 2 plans; name a folder"]),
+        (["good.yaml", "good.yaml", "-o", "plan.json"], 2, ["plan.json: is one file, for 2 plans; name a folder"]),
         (["good.yaml", "-o", "good.yaml"], 2, ["error: good.yaml: is the spec itself"]),
         ([], 2, ["Missing argument", "SPEC"]),
     ],
