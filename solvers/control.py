@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
@@ -24,6 +26,8 @@ POLL = 0.02
 """Seconds between two looks at the deadline and the watcher while a backend runs."""
 GRACE = 1.0
 """Seconds that a backend has to stop after it was told to, before it is given up."""
+LAST_GRACE = 5.0
+"""Seconds that backends which were given up have at the end of the process."""
 
 
 class BackendStuck(SolveTimeout):
@@ -129,6 +133,18 @@ class Cancel(Protocol):
     def __call__(self) -> None: ...
 
 
+_running: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+"""The threads of backends; those that still live at the end of the process were abandoned."""
+
+
+@atexit.register
+def _wait_for_the_abandoned() -> None:
+    """A process that ends under a running HiGHS is aborted by it: give it some time more."""
+    end = time.perf_counter() + LAST_GRACE
+    for thread in list(_running):
+        thread.join(max(end - time.perf_counter(), 0.0))
+
+
 def run_apart(work: Callable[[], T], cancel: Cancel | None, control: Control) -> T:
     """Run a backend's blocking call in a thread of its own, and stop it when the deadline or the watcher says.
 
@@ -147,7 +163,9 @@ def run_apart(work: Callable[[], T], cancel: Cancel | None, control: Control) ->
         finally:
             finished.set()
 
-    threading.Thread(target=target, daemon=True, name="equipoise-backend").start()
+    thread = threading.Thread(target=target, daemon=True, name="equipoise-backend")
+    _running.add(thread)
+    thread.start()
     stop_at: float | None = None
     try:
         while not finished.wait(POLL):
@@ -168,6 +186,7 @@ def run_apart(work: Callable[[], T], cancel: Cancel | None, control: Control) ->
             cancel()
             finished.wait(GRACE)
         raise
+    thread.join(GRACE)  # HiGHS takes its own threads down as this one ends, which must not meet the end of the process
     result, error = outcome[0]
     if error is not None:
         raise error if isinstance(error, Exception) else BackendError(f"the backend died: {error!r}")
