@@ -21,12 +21,17 @@ P = TypeVar("P", bound=Plan)
 
 @dataclass(frozen=True)
 class Found(Generic[P]):
-    """What an algorithm found: a plan without certificate, what proves it, what ran, and what ended it."""
+    """What an algorithm found: a plan without certificate, what proves it, what ran, and what ended it.
+
+    settled: whether no plan does better in what counts before the objective (`Spec.rank`). Where that is not proved,
+    the plan is not called optimal whatever its gap, and the program is asked.
+    """
 
     plan: P
     evidence: Evidence
     method: str
     stopped: Stopped = "solved"
+    settled: bool = True
 
 
 class Algorithm(ABC, Generic[S, P]):

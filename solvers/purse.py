@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 
 from ..specs.arrays import Floats, Integers
-from ..specs.exact import exact
+from ..specs.exact import decimals, exact
 
 FINEST = 2**52
 """Units that a budget is cut into where decimals share no unit that float64 can count in."""
@@ -39,12 +39,30 @@ class Purse:
 
     def spent(self, pieces: Integers) -> int:
         """Units that so many pieces of each item take."""
+        if float(np.abs(self.cost) @ np.abs(pieces).astype(np.float64)) < LARGEST:
+            return int(self.cost @ pieces)  # no part of the sum leaves what int64 holds
         return sum(unit * count for unit, count in zip(self.cost.tolist(), pieces.tolist(), strict=True))
 
 
 def purse(cost: Floats, lot: int, budget: float) -> Purse:
     """The purse of a budget for lots of items at (items,) costs each; what no lots could spend is left out."""
-    lots, amount = [exact(price) * lot for price in cost.tolist()], exact(budget)
+    amount, units = exact(budget), decimals(cost)
+    if units is not None:
+        whole, places = units
+        common = int(np.gcd.reduce(whole)) if len(whole) else 0
+        # The largest unit that every price is a multiple of; a budget above a multiple of it is as good as that.
+        unit = Fraction(common * lot, 10**places) if common else Fraction(1)
+        whole = whole // max(common, 1)
+        if amount <= LARGEST * unit:
+            room = int(amount / unit)
+            ceiling = max(OUT_OF_REACH * (room + 1), 2**20)
+            whole = np.minimum(whole, ceiling)
+            return Purse(whole, room, unit, whole.astype(np.float64))
+    return _purse_one_by_one(cost, lot, amount)
+
+
+def _purse_one_by_one(cost: Floats, lot: int, amount: Fraction) -> Purse:
+    lots = [exact(price) * lot for price in cost.tolist()]
     # The largest unit that every price is a multiple of; a budget above a multiple of it is as good as that.
     unit = Fraction(
         math.gcd(*(price.numerator for price in lots)) or 1, math.lcm(*(price.denominator for price in lots))

@@ -5,6 +5,7 @@ The answer is held against the spec's own demands before it leaves; a solver's w
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
@@ -13,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from ..specs.certificate import OPTIMAL_GAP, SEARCH_TOLERANCE, Certificate, Sense, Status, Stopped
+from ..specs.certificate import OPTIMAL_GAP, SEARCH_TOLERANCE, Certificate, Status, Stopped
 from ..specs.errors import BackendError, InfeasibleError, SolveTimeout, SpecError, UnsupportedError
 from ..specs.spec import Plan, Spec
 from .algorithm import Algorithm
@@ -79,17 +80,18 @@ class Solver:
         try:
             found = algorithm.solve(spec, asked, self.options.seed, self.options.threads, control)
         except ProgramInfeasible:
-            form = formulation(spec)
-            raise _infeasible(form, form.formulate(), self.options) from None
-        outcome = _Outcome(found.plan, found.evidence, f"equipoise {found.method}", found.stopped, asked)
+            raise _infeasible(formulation(spec), None, self.options) from None
+        outcome = _Outcome(found.plan, found.evidence, f"equipoise {found.method}", found.stopped, asked, found.settled)
         _held(spec, outcome)
-        enough = self._gap(spec, outcome) <= max(asked, OPTIMAL_GAP) or self.options.method == "fast"
+        close = self._gap(spec, outcome) <= max(asked, OPTIMAL_GAP)
+        enough = (found.settled and close) or self.options.method == "fast"
         if not enough and found.stopped == "solved":
             seconds = algorithm.search_seconds(spec)
             if self.options.method == "exact" or seconds < control.remaining:
                 outcome = self._searched(spec, outcome, control)
             else:
-                notes.append(f"the exact program, about {seconds:.2g} s, was left out for want of time")
+                about = f", about {seconds:.2g} s, was left out for want of time"
+                notes.append(f"the exact program{about if seconds < math.inf else ' is too large to be tried'}")
         return self._certified(spec, outcome, control, notes)
 
     def warm_up(self, spec: Spec[Any]) -> None:
@@ -126,6 +128,11 @@ class Solver:
             if known is None:
                 raise
             return replace(known, stopped=control.why_stopped())
+        except BackendError as error:
+            if known is None:
+                raise
+            note = f"the search gave no answer: {error}"
+            return replace(known, evidence=replace(known.evidence, notes=(*known.evidence.notes, note)))
         plan = form.interpret(answer)
         evidence = form.prove(plan, answer)
         parts = (*answer.goals, answer)
@@ -139,7 +146,7 @@ class Solver:
             self.options.asked_gap(program.gap),
         )
         _held(spec, outcome)
-        return outcome if known is None else _better(outcome, known, spec.sense)
+        return outcome if known is None else _better(spec, outcome, known)
 
     def _settle(self, program: Program, backend: Backend, control: Control) -> Answer:
         """The answer to a program, its goals settled one after the other first."""
@@ -160,7 +167,7 @@ class Solver:
         evidence = outcome.evidence
         gap = self._gap(spec, outcome)
         searched = outcome.stopped == "solved" and gap <= (SEARCH_TOLERANCE if outcome.asked == 0 else OPTIMAL_GAP)
-        proven = searched if evidence.proof == "search" else gap <= OPTIMAL_GAP
+        proven = outcome.settled and (searched if evidence.proof == "search" else gap <= OPTIMAL_GAP)
         status: Status = "optimal" if proven else "feasible"
         return outcome.plan.with_certificate(
             Certificate(
@@ -194,6 +201,7 @@ class _Outcome(Generic[P]):
     backend: str
     stopped: Stopped
     asked: float
+    settled: bool = True
 
 
 def _held(spec: Spec[P], outcome: _Outcome[P]) -> None:
@@ -203,9 +211,13 @@ def _held(spec: Spec[P], outcome: _Outcome[P]) -> None:
         raise BackendError(f"{outcome.backend} gave an answer that breaks the spec: {broken}")
 
 
-def _better(searched: _Outcome[P], known: _Outcome[P], sense: Sense) -> _Outcome[P]:
+def _better(spec: Spec[P], searched: _Outcome[P], known: _Outcome[P]) -> _Outcome[P]:
     """The better plan of two, under the tighter bound."""
-    sign = 1 if sense == "maximise" else -1
+    ranks = spec.rank(searched.plan), spec.rank(known.plan)
+    if ranks[0] != ranks[1]:  # no bound of the other's says anything about plans of this rank
+        best = searched if ranks[0] > ranks[1] else known
+        return replace(best, stopped=searched.stopped)
+    sign = 1 if spec.sense == "maximise" else -1
     best = searched if sign * searched.evidence.objective >= sign * known.evidence.objective else known
     tight = min((searched, known), key=lambda outcome: sign * outcome.evidence.bound)
     evidence = replace(best.evidence, bound=tight.evidence.bound, proof=tight.evidence.proof)
@@ -219,7 +231,7 @@ def _versions() -> dict[str, str]:
     return {"equipoise": version("equipoise"), "numpy": np.__version__, "python": python_version()}
 
 
-def _infeasible(form: Formulation[Any, Any], program: Program, options: Options) -> InfeasibleError:
-    conflict = form.conflict() or find_conflict(program, options.time_limit)
+def _infeasible(form: Formulation[Any, Any], program: Program | None, options: Options) -> InfeasibleError:
+    conflict = form.conflict() or find_conflict(program or form.formulate(), options.time_limit)
     explanation = form.explain(conflict)
     return InfeasibleError(explanation.message, conflict.fields, explanation.change)

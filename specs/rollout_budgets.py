@@ -24,7 +24,9 @@ from .tables import Labels, Names, Table
 Value = Literal["posterior", "knapsack_rl", "neyman", "gvm", "vip", "table"]
 
 LARGEST_TABLE = 2**26
-"""Prompts × counts that a task may have (half a gigabyte of values)."""
+"""Prompts × counts that a task may have (half a gigabyte of values) where counts have to be weighed one by one."""
+LARGEST_TOTAL = 2**26
+"""Rollouts that a step may have."""
 LARGEST_VALUE = 1e100
 """Values in a `table` have at most this magnitude, so that no sum of them overflows."""
 LARGEST_NORM = 1e50
@@ -142,7 +144,9 @@ class RolloutBudgets(Spec[RolloutPlan]):
             raise Fault("give exactly one of {total} (rollouts) and {token_budget} (tokens)", "total")
         if self.token_budget is not None and prompts.tokens is None:
             raise Fault("{token_budget} needs {prompts.tokens}, the expected tokens of a rollout", "token_budget")
-        if len(self.prompts) * (self.most + 1) > LARGEST_TABLE:
+        if self.total is not None and self.total > LARGEST_TOTAL:
+            raise Fault(f"must be at most {LARGEST_TOTAL}, got {self.total}", "total")
+        if not self._graded() and len(self.prompts) * (self.most + 1) > LARGEST_TABLE:
             limit = LARGEST_TABLE // len(self.prompts) - 1
             raise Fault(f"must be at most {limit} for {len(self.prompts)} prompts, got {self.most}", "most")
         if self.least > self.most:
@@ -151,6 +155,14 @@ class RolloutBudgets(Spec[RolloutPlan]):
         self._check_values()
         self._check_groups()
         return self
+
+    def _graded(self) -> bool:
+        """Whether one threshold on marginal values decides, so that no table of counts is ever needed: values are
+        concave over all allowed counts, and a rollout costs as much as another."""
+        if self.total is None or self.value == "table":
+            return False
+        first = {"vip": 3, "neyman": 1, "gvm": 1}.get(self.value, 1)
+        return self.least >= first or self.multiple_of > 1
 
     def _check_histories(self) -> None:
         prompts = self.prompts
@@ -209,17 +221,18 @@ class RolloutBudgets(Spec[RolloutPlan]):
             _at_most(self.groups.least, self.groups.most, "least", "most", "groups")
 
     def demands(self, plan: RolloutPlan) -> Iterator[Broken]:
-        """Counts per prompt, multiples, the budget, the groups, and what the plan reports of itself."""
+        """Counts per prompt, multiples, the budget and the groups."""
         rollouts, prompts = plan.rollouts, self.prompts
         yield from (wrong := list(misshapen("rollouts", rollouts, (len(prompts),))))
         if wrong:
             return
-        drawn = np.zeros(len(prompts), np.int64) if prompts.drawn is None else prompts.drawn
-        yield from below("least", "rollouts", rollouts, np.maximum(drawn, self.least))
+        least = self.least if prompts.drawn is None else np.maximum(prompts.drawn, self.least)
+        yield from below("least", "rollouts", rollouts, least)
         yield from above("most", "rollouts", rollouts, self.most)
-        for row in np.flatnonzero(rollouts % self.multiple_of).tolist():
-            message = f"is {rollouts[row]}, must be a multiple of {self.multiple_of}"
-            yield Broken("multiple_of", ("rollouts", row), int(rollouts[row] % self.multiple_of), message)
+        if self.multiple_of > 1:
+            for row in np.flatnonzero(rollouts % self.multiple_of).tolist():
+                message = f"is {rollouts[row]}, must be a multiple of {self.multiple_of}"
+                yield Broken("multiple_of", ("rollouts", row), int(rollouts[row] % self.multiple_of), message)
         if self.total is not None and (spent := int(rollouts.sum())) != self.total:
             yield Broken("total", ("rollouts",), abs(spent - self.total), f"sum to {spent}, must sum to {self.total}")
         if self.token_budget is not None and prompts.tokens is not None:
@@ -228,7 +241,10 @@ class RolloutBudgets(Spec[RolloutPlan]):
                 message = f"take {float(spent):.10g} tokens, and {float(budget):.10g} are there"
                 yield Broken("token_budget", ("rollouts",), float(spent - budget), message)
         yield from self._group_rules(rollouts)
-        if self._allowed(rollouts):
+
+    def reports(self, plan: RolloutPlan) -> Iterator[Broken]:
+        """The prior, the prices and the share of rollouts with a gradient."""
+        if plan.rollouts.shape == (len(self.prompts),) and self._allowed(plan.rollouts):
             yield from self._report_rules(plan)
 
     def _allowed(self, rollouts: Integers) -> bool:
@@ -282,8 +298,7 @@ class RolloutBudgets(Spec[RolloutPlan]):
 
     def objective(self, plan: RolloutPlan) -> float:
         """Σ value(n_i)."""
-        table = Worth(self, plan.prior).table
-        return math.fsum(table[np.arange(len(table)), plan.rollouts])
+        return math.fsum(Worth(self, plan.prior).at(plan.rollouts))
 
     def bound(self, plan: RolloutPlan) -> float:
         """Lagrangian bound: any prices of the budget and the groups bound every plan's value from above.
@@ -291,10 +306,10 @@ class RolloutBudgets(Spec[RolloutPlan]):
         The plan's own prices are tried first; where they leave a gap, the best single price is searched for.
         """
         worth = Worth(self, plan.prior)
-        bound = worth.priced(plan.price, plan.group_price)
-        if self.groups is not None or abs(bound - self.objective(plan)) <= 1e-9 * abs(self.objective(plan)):
+        bound, objective = worth.priced(plan.price, plan.group_price), math.fsum(worth.at(plan.rollouts))
+        if self.groups is not None or abs(bound - objective) <= 1e-9 * abs(objective):
             return bound
-        return min(bound, worth.least_priced())
+        return min(bound, worth.least_priced(plan.price))
 
     def measures(self, plan: RolloutPlan) -> dict[str, float]:
         """Rollouts, and the share of them expected to carry a gradient."""

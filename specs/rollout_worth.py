@@ -1,13 +1,15 @@
 """What rollouts are worth by the definition of a task: the numbers that its plans are judged by.
 
 Values come from their closed forms, by running products over counts. Solvers use marginal values and ratios instead,
-and the two have to agree.
+and the two have to agree. Nothing is tabulated whole: counts are looked at in blocks, and only as far as any could
+still be the best at the prices given, since no value exceeds its limit and every count costs its price.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,93 +18,212 @@ from numpy.typing import NDArray
 
 from .arrays import Floats, Integers
 from .errors import SpecError
+from .exact import exact, exact_dot
 
 if TYPE_CHECKING:
     from .rollout_budgets import Beta, RolloutBudgets
 
 GVM_ALPHA, GVM_BETA = 1e-3, 2.0
 """Constants of GVM-RAFT (arXiv 2505.02391)."""
+BLOCK = 2**18
+"""Values that are held at a time, or a column of them where there are more prompts."""
+CUTS = 200
+"""Prices tried for the least bound, at most."""
 
 
 @dataclass(frozen=True)
 class Worth:
-    """The value of every count of rollouts, under the prior that a plan records."""
+    """The value of any count of rollouts, under the prior that a plan records."""
 
     spec: RolloutBudgets
     prior: Beta | None
 
+    @cached_property
     def cost(self) -> Floats:
         """(prompts,) what a rollout takes of the budget."""
         tokens = self.spec.prompts.tokens if self.spec.token_budget is not None else None
         return np.ones(len(self.spec.prompts)) if tokens is None else tokens
 
     @cached_property
-    def table(self) -> Floats:
-        """(prompts × counts) value of n rollouts in column n; −inf where n is not allowed."""
-        counts = np.arange(self.spec.most + 1)
-        if self.spec.table is not None:
-            worth = self.spec.table.copy()
-        elif self.spec.value in ("posterior", "knapsack_rl"):
-            worth = self._signal(counts)
+    def reach(self) -> tuple[Integers, Integers]:
+        """(prompts,) the fewest and the most rollouts that any plan can have, where the others have their fewest."""
+        step, spec = self.spec.multiple_of, self.spec
+        drawn = 0 if spec.prompts.drawn is None else spec.prompts.drawn
+        least = -(-np.maximum(np.full(len(spec.prompts), spec.least), drawn) // step) * step
+        most = np.full(len(least), spec.most // step * step)
+        if spec.total is not None:
+            room = max(spec.total - int(least.sum()), 0) // step * step
+            return least, np.minimum(most, least + room)
+        left = exact(spec.token_budget or 0.0) - exact_dot(self.cost, least)
+        rungs = [max(int(left / (exact(cost) * step)), 0) for cost in self.cost.tolist()]
+        top = [
+            min(low + step * more, high) for low, more, high in zip(least.tolist(), rungs, most.tolist(), strict=True)
+        ]
+        return least, np.array(top, np.int64)
+
+    def at(self, rollouts: Integers) -> Floats:
+        """(prompts,) the value of so many rollouts; −inf where that is not allowed."""
+        drawn = 0 if self.spec.prompts.drawn is None else self.spec.prompts.drawn
+        allowed = (rollouts >= np.maximum(self.spec.least, drawn)) & (rollouts <= self.spec.most)
+        allowed &= rollouts % self.spec.multiple_of == 0
+        counts = np.clip(rollouts, np.maximum(self.spec.least, drawn), self.spec.most)[:, None]
+        every = np.arange(len(rollouts))
+        if self.spec.value in ("posterior", "knapsack_rl"):
+            worth = self._both(every, counts, self._powers(counts), 1, 2, self.certain)
         else:
-            worth = -self._variance(counts)
-        drawn = self.spec.prompts.drawn
-        least = np.maximum(self.spec.least, 0 if drawn is None else drawn[:, None])
-        worth[np.broadcast_to((counts < least) | (counts % self.spec.multiple_of > 0), worth.shape)] = -np.inf
-        return worth
+            worth = self._plain(every, counts)
+        return np.where(allowed, worth[:, 0], -np.inf)
 
-    def _moments(self, counts: Integers, ones: int, zeros: int, certain: bool) -> tuple[Any, Any, Any]:
-        """E[p^ones·q^zeros·(1, p^k, q^k)] with q = 1 − p, for further rollouts k, over the belief after the draws."""
-        drawn, rewarded = self.spec.prompts.drawn, self.spec.prompts.drawn_successes
-        further = counts[None, :] - (0 if drawn is None else drawn[:, None])
-        if self.prior is None or certain:
-            rate = self._rate()[:, None]
-            weight = rate**ones * (1 - rate) ** zeros
-            clipped = np.maximum(further, 0)
-            return weight, weight * rate**clipped, weight * (1 - rate) ** clipped
-        a, b = self._belief(self.prior)
-        if drawn is not None and rewarded is not None:
-            a, b = a + rewarded, b + drawn - rewarded
-        base = np.exp(_log_beta(a + ones, b + zeros) - _log_beta(a, b))[:, None]
-        return (
-            base,
-            base * _ratios(a + ones, a + b + ones + zeros, further),
-            base * _ratios(b + zeros, a + b + ones + zeros, further),
-        )
+    @property
+    def certain(self) -> bool:
+        """Whether rates are taken for known, even where they come from histories."""
+        return self.spec.value == "knapsack_rl"
 
-    def _belief(self, prior: Beta) -> tuple[Floats, Floats]:
+    def best(self, rate: Floats) -> tuple[Floats, Integers]:
+        """(prompts,) the largest value less rate·count over all allowed counts, and the count."""
+        least, most = self.reach
+        peak, place, rows = np.full(len(rate), -np.inf), least.copy(), np.flatnonzero(least <= most)
+        signal = self.spec.value in ("posterior", "knapsack_rl")
+        carried, low, width = np.ones((2, len(rows), 1)), 0, 32
+        if not signal:
+            low = int(least.min(initial=self.spec.most))
+        while rows.size:
+            width = max(min(width * 2, BLOCK // len(rows), int(most[rows].max()) + 1 - low), 1)
+            counts = np.arange(low, low + width)
+            if signal:
+                powers = self._chained(rows, counts, carried)
+                values = self._both(rows, counts, powers, 1, 2, self.certain)
+                carried = self._chained(rows, counts[-1:] + 1, carried, counts)
+            else:
+                values = self._plain(rows, counts)
+            allowed = (counts >= least[rows, None]) & (counts <= most[rows, None])
+            allowed &= counts % self.spec.multiple_of == 0
+            surplus = np.where(allowed, values - rate[rows, None] * counts, -np.inf)
+            top = surplus.argmax(axis=1)
+            here = surplus[np.arange(len(rows)), top]
+            better = here > peak[rows]
+            peak[rows[better]], place[rows[better]] = here[better], counts[top[better]]
+            low += width
+            # Further counts are worth at most the limit, and cost no less than the next one if they cost at all.
+            further = self.limit[rows] - rate[rows] * np.where(rate[rows] > 0, low, most[rows])
+            going = (low <= most[rows]) & (further > peak[rows])
+            rows, carried = rows[going], carried[:, going]
+        return peak, place
+
+    @cached_property
+    def limit(self) -> Floats:
+        """(prompts,) what no count is worth more than."""
+        if self.spec.table is not None:
+            return self.spec.table.max(axis=1, initial=-np.inf)
+        if self.spec.value not in ("posterior", "knapsack_rl"):
+            return np.zeros(len(self.spec.prompts))
+        return self._moment(1, 2, self.certain)[:, 0]
+
+    def _belief(self) -> tuple[Floats, Floats]:
+        """(prompts,) the belief after the history, before the draws."""
         successes, trials = self.spec.prompts.successes, self.spec.prompts.trials
-        if successes is None or trials is None:
+        if successes is None or trials is None or self.prior is None:
             raise SpecError("a belief needs successes and trials")
-        return prior.alpha + successes, prior.beta + (trials - successes)
+        return self.prior.alpha + successes, self.prior.beta + (trials - successes)
 
     def _rate(self) -> Floats:
         if self.spec.prompts.success_rate is not None:
             return self.spec.prompts.success_rate
         if self.prior is None:
             raise SpecError("a success rate needs success_rate, or successes and trials")
-        a, b = self._belief(self.prior)
+        a, b = self._belief()
         return a / (a + b)
 
-    def _outcomes(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """(prompts × 1) whether a success, and whether a failure, is among the drawn."""
+    def _updated(self) -> tuple[Floats, Floats]:
+        """(prompts,) the belief after the draws too."""
+        a, b = self._belief()
+        drawn, rewarded = self.spec.prompts.drawn, self.spec.prompts.drawn_successes
+        return (a, b) if drawn is None or rewarded is None else (a + rewarded, b + (drawn - rewarded))
+
+    def _moment(self, ones: int, zeros: int, certain: bool) -> Floats:
+        """(prompts × 1) E[p^ones·q^zeros] with q = 1 − p."""
+        if self.prior is None or certain:
+            rate = self._rate()[:, None]
+            return rate**ones * (1 - rate) ** zeros
+        a, b = self._updated()
+        moment = np.ones(len(a))
+        for one in range(ones):
+            moment = moment * ((a + one) / (a + b + one))
+        for zero in range(zeros):
+            moment = moment * ((b + zero) / (a + b + ones + zero))
+        return moment[:, None]
+
+    def _chained(self, rows: Integers, counts: Integers, carried: Floats, passed: Integers | None = None) -> Floats:
+        """(2 × rows × counts) how far pᵏ and qᵏ bring E[p·q²] down, k the further rollouts at each of some counts in a
+        row, from what was carried up to the first; `passed` are counts gone over before the first."""
+        drawn = 0 if self.spec.prompts.drawn is None else self.spec.prompts.drawn[rows, None]
+        if self.prior is None or self.certain:
+            rate, further = self._rate()[rows, None], np.maximum(counts - drawn, 0)
+            return np.stack([rate**further, (1 - rate) ** further])
+        a, b = (shape[rows, None] for shape in self._updated())
+        steps = (counts if passed is None else passed) - drawn
+        # From each count to the next, nothing before the draws are reached.
+        factor = np.stack(
+            [np.where(steps >= 0, (start + steps) / (a + b + 3 + steps), 1.0) for start in (a + 1, b + 2)]
+        )
+        if passed is not None:
+            return carried * np.prod(factor, axis=2, keepdims=True)
+        return np.cumprod(np.concatenate([carried, factor[:, :, :-1]], axis=2), axis=2)
+
+    def _powers(self, counts: Integers, ones: int = 1, zeros: int = 2, certain: bool | None = None) -> Floats:
+        """(2 × prompts × 1) how far pᵏ and qᵏ bring E[p^ones·q^zeros] down, for one count of each prompt."""
+        drawn = 0 if self.spec.prompts.drawn is None else self.spec.prompts.drawn[:, None]
+        further = np.maximum(counts - drawn, 0)
+        if self.prior is None or (self.certain if certain is None else certain):
+            rate = self._rate()[:, None]
+            return np.stack([rate**further, (1 - rate) ** further])
+        a, b = self._updated()
+        product = np.ones((2, len(a), 1))
+        rows, low = np.flatnonzero(further[:, 0] > 0), 0
+        while rows.size:
+            width = max(min(BLOCK // len(rows), int(further[rows].max()) - low), 1)
+            steps = np.arange(low, low + width)
+            total, inside = (a + b)[rows, None] + ones + zeros + steps, steps < further[rows]
+            for side, start in enumerate((a + ones, b + zeros)):
+                factor = np.where(inside, (start[rows, None] + steps) / total, 1.0)
+                product[side, rows] *= np.prod(factor, axis=1, keepdims=True)
+            low += width
+            rows = rows[further[rows, 0] > low]
+        return product
+
+    def _outcomes(self, rows: Integers) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """(rows × 1) whether a success, and whether a failure, is among the drawn."""
         drawn, rewarded = self.spec.prompts.drawn, self.spec.prompts.drawn_successes
         if drawn is None or rewarded is None:
-            nothing = np.zeros((len(self.spec.prompts), 1), np.bool_)
+            nothing = np.zeros((len(rows), 1), np.bool_)
             return nothing, nothing
-        return (rewarded > 0)[:, None], (rewarded < drawn)[:, None]
+        return (rewarded > 0)[rows, None], (rewarded < drawn)[rows, None]
 
-    def _both(self, counts: Integers, ones: int, zeros: int, certain: bool = False) -> Floats:
-        """(prompts × counts) E[p^ones·q^zeros·1(both outcomes occur, not before the draws)] for n rollouts in all."""
-        all_of_it, no_failure, no_success = self._moments(counts, ones, zeros, certain)
-        success, failure = self._outcomes()
-        missing = np.where(failure, 0.0, no_failure) + np.where(success, 0.0, no_success)
-        gain = np.where(success & failure, 0.0, all_of_it - missing)
+    def _both(self, rows: Integers, counts: Integers, powers: Floats, ones: int, zeros: int, certain: bool) -> Floats:
+        """(rows × counts) E[p^ones·q^zeros·1(both outcomes occur, not before the draws)] for n rollouts in all."""
+        all_of_it = self._moment(ones, zeros, certain)[rows]
+        success, failure = self._outcomes(rows)
+        missing = np.where(failure, 0.0, powers[0]) + np.where(success, 0.0, powers[1])
+        gain = np.where(success & failure, 0.0, all_of_it * (1 - missing))
         # Without any rollout both events coincide, and nothing is gained.
         return np.where((counts == 0) & ~success & ~failure, 0.0, gain)
 
-    def _signal(self, counts: Integers) -> Floats:
-        return self._both(counts, 1, 2, certain=self.spec.value == "knapsack_rl")
+    def _plain(self, rows: Integers, counts: Any) -> Floats:
+        """(rows × counts) the values of a table, or the variance that `neyman`, `gvm` and `vip` minimise, negated."""
+        if self.spec.table is not None:
+            return self.spec.table[rows[:, None], np.minimum(counts, self.spec.most)]
+        rate = self._rate()[rows, None]
+        norm = np.ones(len(rows)) if self.spec.prompts.gradient_norm is None else self.spec.prompts.gradient_norm[rows]
+        norm = norm[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if self.spec.value == "vip":
+                return -4 * norm**2 * rate * (1 - rate) * ((counts - 1) / np.square(counts, dtype=np.float64))
+            if self.spec.value == "gvm":
+                # n ∝ G/√(p + α/p^(β−1)) is the optimum of Σ G²/((p + α/p^(β−1))·n).
+                weight = norm**2 / (rate + GVM_ALPHA / rate ** (GVM_BETA - 1))
+            else:
+                weight = norm**2 * rate * (1 - rate)
+            return -weight / counts
 
     def gradient_share(self, rollouts: Integers) -> float | None:
         """Share of the rollouts expected in groups with both outcomes; None where nothing is known about rates."""
@@ -111,34 +232,20 @@ class Worth:
         spent = int(rollouts.sum())
         if spent == 0:
             return 0.0
-        success, failure = self._outcomes()
-        counts = np.arange(int(rollouts.max()) + 1)
-        chance = np.where(success & failure, 1.0, self._both(counts, 0, 0))
-        return math.fsum(chance[np.arange(len(chance)), rollouts] * rollouts) / spent
-
-    def _variance(self, counts: Integers) -> Floats:
-        rate = self._rate()[:, None]
-        norm = np.ones(len(rate)) if self.spec.prompts.gradient_norm is None else self.spec.prompts.gradient_norm
-        norm = norm[:, None]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            if self.spec.value == "vip":
-                return 4 * norm**2 * rate * (1 - rate) * ((counts - 1) / counts.astype(np.float64) ** 2)
-            if self.spec.value == "gvm":
-                # n ∝ G/√(p + α/p^(β−1)) is the optimum of Σ G²/((p + α/p^(β−1))·n).
-                weight = norm**2 / (rate + GVM_ALPHA / rate ** (GVM_BETA - 1))
-            else:
-                weight = norm**2 * rate * (1 - rate)
-            return weight / counts
+        every = np.arange(len(rollouts))
+        success, failure = self._outcomes(every)
+        powers = self._powers(rollouts[:, None], 0, 0, False)
+        chance = np.where(success & failure, 1.0, self._both(every, rollouts[:, None], powers, 0, 0, False))
+        return math.fsum(chance[:, 0] * rollouts) / spent
 
     def prices(self, rollouts: Integers) -> tuple[float, Floats | None]:
         """The best marginal value not taken, per unit of budget; and what groups at a bound pay beside it."""
-        row, step = np.arange(len(self.table)), self.spec.multiple_of
-        cost, padded = self.cost() * step, np.pad(self.table, ((0, 0), (step, step)), constant_values=-np.inf)
-        here = padded[row, rollouts + step]
-        gain = (padded[row, rollouts + 2 * step] - here) / cost
-        loss = (here - padded[row, rollouts]) / cost
+        step = self.spec.multiple_of
+        here, cost = self.at(rollouts), self.cost * step
+        gain = (self.at(rollouts + step) - here) / cost
         if self.spec.groups is None:
             return self._price(gain), None
+        loss = (here - self.at(rollouts - step)) / cost
         group, size = self.spec.membership(), len(self.spec.groups)
         next_gain, last_gain = np.full(size, -np.inf), np.full(size, np.inf)
         np.maximum.at(next_gain, group, gain)
@@ -160,43 +267,77 @@ class Worth:
 
     def priced(self, price: float, group_price: Floats | None = None) -> float:
         """The Lagrangian bound at given prices."""
+        return self._tangent(price, group_price)[0]
+
+    def _tangent(self, price: float, group_price: Floats | None = None) -> tuple[float, float]:
+        """The Lagrangian bound at given prices, and how it changes with the price of the budget."""
         if self.spec.total is None and price < 0:
-            return math.inf
-        rate, room = np.full(len(self.table), price), 0.0
+            return math.inf, -math.inf
+        rate, room = np.full(len(self.spec.prompts), price), 0.0
         if self.spec.groups is not None and group_price is not None:
             rate = rate + group_price[self.spec.membership()]
-            infinite = np.full(len(self.spec.groups), np.inf)
-            most = infinite if self.spec.groups.most is None else self.spec.groups.most
-            least = -infinite if self.spec.groups.least is None else self.spec.groups.least
+            step, infinite = self.spec.multiple_of, np.full(len(self.spec.groups), np.inf)
+            # Sums of multiples: a bound between two of them is as good as the nearer one that it allows.
+            most = infinite if self.spec.groups.most is None else self.spec.groups.most // step * step
+            least = -infinite if self.spec.groups.least is None else -(-self.spec.groups.least // step) * step
             charged = group_price != 0
             bound = np.where(group_price > 0, most, least)[charged]
             room = math.fsum(group_price[charged] * bound)
-        charge = (rate * self.cost())[:, None] * np.arange(self.table.shape[1])
-        budget = self.spec.total if self.spec.total is not None else self.spec.token_budget or 0.0
-        return math.fsum((self.table - charge).max(axis=1)) + price * budget + room
+        surplus, counts = self.best(rate * self.cost)
+        slope = self.budget - math.fsum(self.cost * counts)
+        return math.fsum([*surplus.tolist(), price * self.budget, room]), slope
 
-    def least_priced(self) -> float:
-        """The Lagrangian bound at the single price that makes it least; it is convex in the price."""
-        slopes = np.abs(np.diff(np.where(np.isfinite(self.table), self.table, 0.0))) / self.cost()[:, None]
-        high = float(slopes.max(initial=1.0))
-        low = 0.0 if self.spec.total is None else -high
-        for _ in range(100):  # golden-section search
-            third = (high - low) * 0.382
-            if self.priced(low + third) < self.priced(high - third):
-                high -= third
+    @cached_property
+    def budget(self) -> float:
+        """What of the budget counts can use up: whole multiples of the unit that all costs share."""
+        if self.spec.total is not None:
+            return float(self.spec.total)
+        amount, costs = exact(self.spec.token_budget or 0.0), [exact(cost) for cost in np.unique(self.cost).tolist()]
+        numerators, denominators = (cost.numerator for cost in costs), (cost.denominator for cost in costs)
+        unit = Fraction(math.gcd(*numerators), math.lcm(*denominators)) * self.spec.multiple_of
+        return float(amount // unit * unit) if unit else float(amount)
+
+    def least_priced(self, start: float) -> float:
+        """The least Lagrangian bound that some single price gives, searched from one such price.
+
+        The bound is convex in the price: two tangents of opposite slope meet where the next price is tried, or
+        halfway between their prices where that gets on too slowly.
+        """
+        low, high = start, start
+        value, slope = self._tangent(start)
+        best, below, above = value, (value, slope), (value, slope)
+        around = max(abs(start), 1e-3 * abs(value) / max(math.fsum(self.cost * self.reach[1]), 1.0), 1e-300)
+        width = around
+        while slope < 0:
+            low, below = high, above
+            high, width = high + width, width * 4
+            above = value, slope = self._tangent(high)
+            best = min(best, value)
+            if not math.isfinite(high):
+                return best
+        width = around
+        while below[1] > 0 and not (self.spec.total is None and low <= 0):
+            high, above = low, below
+            low, width = low - width, width * 4
+            low = low if self.spec.total is not None else max(low, 0.0)
+            below = self._tangent(low)
+            best = min(best, below[0])
+            if not math.isfinite(low):
+                return best
+        for cut in range(CUTS):
+            if not below[1] < 0 < above[1]:
+                break
+            meet = (below[0] - below[1] * low - above[0] + above[1] * high) / (above[1] - below[1])
+            lowest = below[0] + below[1] * (meet - low)
+            if not lowest < best - 1e-14 * abs(best):
+                break
+            price = meet if cut % 3 < 2 and low < meet < high else (low + high) / 2
+            if not low < price < high:
+                break
+            value, slope = self._tangent(price)
+            best = min(best, value)
+            if slope < 0:
+                low, below = price, (value, slope)
             else:
-                low += third
-        return self.priced((low + high) / 2)
-
-
-def _log_beta(a: Floats, b: Floats) -> Floats:
-    return np.array(
-        [math.lgamma(x) + math.lgamma(y) - math.lgamma(x + y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
-    )
-
-
-def _ratios(start: Floats, total: Floats, further: Integers) -> Floats:
-    """(rows × counts) Π_{j<k} (start + j)/(total + j) for k = further, 1 where that is 0 or less."""
-    steps = np.maximum(further - 1, 0)
-    factor: Floats = np.where(further > 0, (start[:, None] + steps) / (total[:, None] + steps), 1.0)
-    return np.cumprod(factor, axis=1)
+                high, above = price, (value, slope)
+        return best

@@ -215,6 +215,10 @@ class Spec(_Model, Generic[P]):
         """What no plan can beat, as far as this plan's own fields prove it by duality or by counting."""
         raise NotImplementedError
 
+    def rank(self, plan: P) -> float:  # pyright: ignore[reportGeneralTypeIssues]
+        """What counts before the objective, the larger the better; the same for all plans of most kinds."""
+        return 0.0
+
     def measures(self, plan: P) -> dict[str, float]:  # pyright: ignore[reportGeneralTypeIssues]
         """What a person would read off a plan, beside the objective: names with units, and numbers."""
         return {}
@@ -225,7 +229,9 @@ class Spec(_Model, Generic[P]):
 
     def replace(self, **changes: Any) -> Self:
         """The same task with some fields changed, validated as a whole. Raises `SpecError`."""
-        return type(self)(**{**self.fields(), **changes})
+        named = ((field.alias or name, getattr(self, name)) for name, field in type(self).model_fields.items())
+        kept = {name: value for name, value in named if value is not None}  # a table that is kept is not read again
+        return type(self)(**{**kept, **changes})
 
     def digest(self) -> str:
         """SHA-256 of everything in the spec, the same wherever and from whatever source it was read."""

@@ -107,6 +107,19 @@ def test_a_search_without_time_gives_back_the_plan_that_is_there() -> None:
     assert plan.certificate.status == "feasible"
 
 
+def test_a_search_that_fails_gives_back_the_plan_that_is_there_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise eq.BackendError("HiGHS: solve error")
+
+    monkeypatch.setattr(Solver, "_settle", fail)
+    plan = solved(method="exact")
+    assert plan.rollouts.tolist() == WORSE
+    assert plan.certificate.status == "feasible"
+    assert plan.certificate.notes == ("the search gave no answer: HiGHS: solve error",)
+    with pytest.raises(eq.BackendError):
+        solved(backend="highs")
+
+
 def test_a_named_backend_solves_the_program() -> None:
     assert solved(backend="highs").certificate.method.startswith("auto: HiGHS")
 

@@ -84,7 +84,7 @@ def test_solve_prints_the_decision_beside_what_the_spec_knows_and_the_certificat
         "status     optimal",
         "expected gradient value, maximised",
         "threshold",
-        "HiGHS",
+        "equipoise best marginal values",
         "checked: every rule and claim recomputed from the spec ✓",
     ):
         assert words in result.stdout

@@ -188,6 +188,17 @@ HISTORY = {"successes": [3, 0, 8, 5], "trials": [8, 8, 8, 8]}
 CONFLICTS = [
     ({"total": 4}, {"least", "total"}, "least 2 × 4 prompts = 8, but total is 4"),
     ({"total": 900}, {"most", "total"}, "most 128 × 4 prompts = 512, but total is 900"),
+    (
+        {
+            "token_budget": 400.0,
+            "prompts": HISTORY | {"tokens": [10.0, 10.0, 10.0, 10.0]},
+            "least": 5,
+            "most": 7,
+            "multiple_of": 4,
+        },
+        {"least", "most"},
+        "no multiple of 4 lies between least 5 and most 7; set least to 4 or most to 8",
+    ),
     ({"total": 42, "multiple_of": 8}, {"multiple_of", "total"}, "set total to 40 or 48"),
     (
         {"total": 10, "prompts": HISTORY | {"drawn": [5, 5, 5, 5], "drawn_successes": [0] * 4}},
@@ -271,6 +282,6 @@ def test_the_plan_beats_uniform_rollouts_on_a_mixed_batch() -> None:
     random = np.random.default_rng(0)
     successes = random.binomial(8, random.beta(0.5, 0.5, 64))
     spec = eq.RolloutBudgets(prompts={"successes": successes, "trials": np.full(64, 8)}, total=512)
-    (uniform,) = compare(spec, eq.solve(spec))
+    uniform, *_ = compare(spec, eq.solve(spec))
     assert uniform.broken == 0
     assert uniform.gain > 0.01

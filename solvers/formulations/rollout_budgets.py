@@ -13,14 +13,16 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ...specs.errors import UnsupportedError
 from ...specs.exact import exact_dot
-from ...specs.rollout_budgets import RolloutBudgets, RolloutPlan
+from ...specs.rollout_budgets import LARGEST_TABLE, RolloutBudgets, RolloutPlan
 from ..answer import Answer
+from ..conflicts import find_conflict
 from ..doubt import Doubt
 from ..formulation import Conflict, Evidence, Explanation, Formulation
 from ..program import Builder, Floats, Integers, Program
 from ..purse import COARSE, Purse, purse
-from ..rollout_beliefs import LIMITS
+from ..rollout_beliefs import fit_notes
 from ..rollout_values import gradient_share, outlook, rollout_values
 
 SEARCH_GAP = 1e-3
@@ -49,7 +51,6 @@ class RolloutProgram(Formulation[RolloutBudgets, RolloutPlan]):
     def __init__(self, spec: RolloutBudgets) -> None:
         super().__init__(spec)
         self.view = outlook(spec)
-        self.ladder = self._ladder()
         tokens = spec.prompts.tokens if spec.token_budget is not None else None
         self.cost: Floats = np.ones(len(spec.prompts)) if tokens is None else tokens
 
@@ -70,6 +71,29 @@ class RolloutProgram(Formulation[RolloutBudgets, RolloutPlan]):
             return None  # there is no plan at all
         high = np.minimum(top, room // money.cost)
         return Doubt(lambda prompt, rung: ladder.values[prompt, rung], np.zeros_like(high), high, money.cost, room)
+
+    @cached_property
+    def ladder(self) -> Ladder:
+        """The values of all counts. Raises `UnsupportedError` where there are too many of them."""
+        spec = self.spec
+        if self._vast:
+            raise UnsupportedError(
+                f"the program of {len(spec.prompts)} prompts with up to {spec.most} rollouts each is too large; "
+                "set a smaller most, or leave the backend out"
+            )
+        return self._ladder()
+
+    @property
+    def _vast(self) -> bool:
+        return len(self.spec.prompts) * (self.spec.most + 1) > LARGEST_TABLE
+
+    def conflict(self) -> Conflict | None:
+        """The conflict, found without the values of counts where there are too many of them."""
+        if not self._vast:
+            return None
+        builder = Builder("maximise")
+        self._rules(builder)
+        return find_conflict(builder.build(), None)
 
     def formulate(self) -> Program:
         """Columns: `rungs` (prompts), and what they are worth: `extra` per further rung, or `choice` per count.
@@ -92,7 +116,7 @@ class RolloutProgram(Formulation[RolloutBudgets, RolloutPlan]):
         return np.zeros_like(top), top
 
     def _stated(self) -> Program:
-        spec, ladder, step = self.spec, self.ladder, self.spec.multiple_of
+        spec, ladder = self.spec, self.ladder
         concave, prompts = ladder.concave, len(spec.prompts)
         search = spec.token_budget is not None or not concave.all()
         builder = Builder(
@@ -101,17 +125,26 @@ class RolloutProgram(Formulation[RolloutBudgets, RolloutPlan]):
             gap=SEARCH_GAP if search else 0.0,
             integral=not search,
         )
-        least, most = -(-spec.least // step), spec.most // step
+        self._worth_rows(builder, self._rules(builder))
+        return builder.build()
+
+    def _rules(self, builder: Builder) -> Integers:
+        """What counts are allowed; the columns of the rungs."""
+        spec, step = self.spec, self.spec.multiple_of
+        prompts, least, most = len(spec.prompts), -(-spec.least // step), spec.most // step
+        # No multiple may lie between the two: a column's own bounds must not contradict each other.
+        upper, field = (most, "most") if least <= most else (least, None)
         rungs = builder.columns(
-            "rungs", prompts, lower=least, upper=most, integer=True, lower_field="least", upper_field="most"
+            "rungs", prompts, lower=least, upper=upper, integer=True, lower_field="least", upper_field=field
         )
+        if least > most:
+            builder.entries(builder.rows("most", prompts, upper=most, upper_field="most"), rungs)
         if spec.prompts.drawn is not None:
             drawn = builder.rows("drawn", prompts, lower=-(-spec.prompts.drawn // step), lower_field="prompts.drawn")
             builder.entries(drawn, rungs)
         self._budget_rows(builder, rungs)
         self._group_rows(builder, rungs)
-        self._worth_rows(builder, rungs)
-        return builder.build()
+        return rungs
 
     def _budget_rows(self, builder: Builder, rungs: Integers) -> None:
         spec, step = self.spec, self.spec.multiple_of
@@ -230,15 +263,11 @@ class RolloutProgram(Formulation[RolloutBudgets, RolloutPlan]):
 
     def _notes(self) -> tuple[str, ...]:
         """What the numbers rest on, where that is weaker than it looks."""
-        notes, prior, trials = list[str](), self.view.prior, self.spec.prompts.trials
-        if self.spec.token_budget is not None and self.purse.coarse:
-            notes.append(COARSE)
-        if prior is not None and self.spec.prior == "fit" and trials is not None:
-            if not trials.any():
-                notes.append("there is no history to fit the prior to: it is flat, Beta(1, 1)")
-            elif prior.alpha in LIMITS or prior.beta in LIMITS:
-                notes.append("the history has too little spread to fit the prior: it lies at the limit of the fit")
-        return tuple(notes)
+        coarse = (COARSE,) if self.spec.token_budget is not None and self.purse.coarse else ()
+        prior, trials = self.view.prior, self.spec.prompts.trials
+        if prior is None or trials is None or self.spec.prior != "fit":
+            return coarse
+        return (*coarse, *fit_notes((prior.alpha, prior.beta), trials))
 
     def explain(self, conflict: Conflict) -> Explanation:
         """What clashes, with the numbers of the spec."""
@@ -248,6 +277,9 @@ class RolloutProgram(Formulation[RolloutBudgets, RolloutPlan]):
             message = f"total {spec.total} is not a multiple of {step}; set total to {low} or {high}"
             return Explanation(message, {"total": float(low)})
         least, most = -(-spec.least // step) * step, spec.most // step * step
+        if set(conflict.fields) == {"least", "most"}:
+            message = f"no multiple of {step} lies between least {spec.least} and most {spec.most}"
+            return Explanation(f"{message}; set least to {most} or most to {least}", {"least": most, "most": least})
         words = {
             "least": f"least {least} × {prompts} prompts = {least * prompts}",
             "most": f"most {most} × {prompts} prompts = {most * prompts}",

@@ -1,0 +1,281 @@
+"""Rollout budgets without a program: the best marginal values where one rollout costs as much as another and values
+are concave; multiple choice over the upper hulls elsewhere."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Final
+
+import numpy as np
+
+from ...specs.arrays import Floats, Integers
+from ...specs.exact import exact, exact_dot
+from ...specs.rollout_budgets import RolloutBudgets, RolloutPlan
+from ..algorithm import Algorithm, Found
+from ..answer import ProgramInfeasible
+from ..control import Control
+from ..formulation import Evidence
+from ..purse import COARSE as COARSE_NOTE
+from ..purse import Purse, purse
+from ..rollout_beliefs import fit_notes
+from ..rollout_values import Outlook
+from .budget import COUNT, GAIN, LAST, running_product, take
+from .exchange import LIST, POOL, exchange
+from .multiple_choice import FILLS, bound, critical, fill, hulls, relax
+from .rollout_steps import Steps, concave, steps, table
+
+SEARCH_GAP: Final = 1e-3
+"""The gap that `auto` asks for where the problem is a multiple choice."""
+SETTLED: Final = 5e-10
+"""Relative gap below which nothing is exchanged any more: half of what calls itself optimal."""
+
+
+class RolloutAlgorithm(Algorithm[RolloutBudgets, RolloutPlan]):
+    """Thresholds on marginal values, or multiple choice over upper hulls."""
+
+    name = "marginal values"
+
+    def refuses(self, spec: RolloutBudgets) -> str | None:
+        """Groups with bounds need concave values and a total."""
+        if spec.groups is not None and (spec.total is None or not concave(spec)):
+            return "bounds of groups need a total, and values that are concave (`least` of 1 or more; no table)"
+        return None
+
+    def gap(self, spec: RolloutBudgets) -> float:
+        """0 where values are concave and rollouts cost the same."""
+        return 0.0 if spec.total is not None and concave(spec) else SEARCH_GAP
+
+    def solve(self, spec: RolloutBudgets, gap: float, seed: int, threads: int, control: Control) -> Found[RolloutPlan]:
+        """The plan and its bound: exact over concave values, within the gap where the choice allows it elsewhere."""
+        run = steps(spec)
+        if spec.total is not None and spec.total % spec.multiple_of:
+            raise ProgramInfeasible("the total is no multiple")
+        if spec.total is not None and concave(spec):
+            return _threshold(run, spec.total // spec.multiple_of)
+        return _choice(run, gap)
+
+    def search_seconds(self, spec: RolloutBudgets) -> float:
+        """By measured costs: a column per prompt and count, 30 to 240 µs each at 1024 × 64."""
+        return 0.05 + 1e-4 * len(spec.prompts) * (spec.most // spec.multiple_of)
+
+
+def _threshold(run: Steps, total: int) -> Found[RolloutPlan]:
+    """The best marginal values, so many that the counts add up to a total of rungs."""
+    spec = run.spec
+    counts, group_price, price = run.place[:, COUNT], None, 0.0
+    if spec.groups is None:
+        if not int(run.start.sum()) <= total <= int(run.top.sum()):
+            raise ProgramInfeasible("the total is out of reach")
+        run.take(slice(None), run.top, total - int(run.start.sum()))
+        open_ = counts < run.top
+        gains = run.state[:, GAIN] if open_.all() else run.state[open_, GAIN]
+        price = float(gains.max()) / spec.multiple_of if gains.size else 0.0
+    else:
+        run, price, group_price = _grouped(run, total)
+        counts = run.place[:, COUNT]
+    objective = float(run.values(counts).sum())  # of one sign: no digits are lost
+    label = "best marginal values" + ("" if spec.groups is None else " within groups")
+    return _found(run, counts, price, group_price, Evidence(objective, objective, "threshold", _notes(run)), label)
+
+
+def _grouped(run: Steps, total: int) -> tuple[Steps, float, Floats]:
+    """The best marginal values where groups have bounds; the price, and what groups pay beside it.
+
+    A group takes its own best rungs whatever they are: first those that its `least` calls for, last those that its
+    `most` allows. Between the two, groups compete.
+    """
+    spec, step, size = run.spec, run.spec.multiple_of, run.size
+    groups = spec.groups
+    if groups is None:
+        raise ValueError("there are no groups")
+    member, several = spec.membership(), len(groups)
+    order = np.argsort(member, kind="stable")
+    ends = np.searchsorted(member[order], np.arange(several + 1)).tolist()
+    sorted_ = Steps(
+        spec,
+        Outlook(None, None, None, None, run.view.seen[order], run.view.won[order]),
+        run.start[order],
+        run.top[order],
+        run.law,
+        run.curve[order],
+        run.state[order],
+        run.place[order],
+    )
+    cap, needed, slack = sorted_.top.copy(), 0, 0
+    for group in range(several):
+        rows = slice(ends[group], ends[group + 1])
+        first, last = int(sorted_.start[rows].sum()), int(sorted_.top[rows].sum())
+        least = first if groups.least is None else max(first, -(-int(groups.least[group]) // step))
+        most = last if groups.most is None else min(last, int(groups.most[group]) // step)
+        if least > most:
+            raise ProgramInfeasible("a group's bounds are out of reach")
+        needed, slack = needed + least, slack + most - least
+        sorted_.take(rows, sorted_.top[rows], least - first)
+        if most < last:
+            further = sorted_.state[rows].copy(), sorted_.place[rows].copy()
+            take(sorted_.law, step, sorted_.view.seen[rows], sorted_.curve[rows], *further, cap[rows], most - least)
+            cap[rows] = further[1][:, COUNT]
+    if not needed <= total <= needed + slack:
+        raise ProgramInfeasible("the total is out of reach")
+    sorted_.take(slice(None), cap, total - needed)
+    back = np.empty(size, np.int64)
+    back[order] = np.arange(size)
+    done = Steps(spec, run.view, run.start, run.top, run.law, run.curve, sorted_.state[back], sorted_.place[back])
+    return (done, *_group_prices(done, member, several))
+
+
+def _group_prices(run: Steps, member: Integers, several: int) -> tuple[float, Floats]:
+    """The best gain in groups that could take more, and how far the others' next or last gain lies from it."""
+    spec, step = run.spec, run.spec.multiple_of
+    counts = run.place[:, COUNT]
+    following, latest = np.full(several, -np.inf), np.full(several, np.inf)
+    np.maximum.at(following, member, np.where(counts < run.top, run.state[:, GAIN], -np.inf) / step)
+    np.minimum.at(latest, member, run.state[:, LAST] / step)
+    given = np.bincount(member, weights=counts * step, minlength=several)
+    groups = spec.groups
+    none_ = np.full(several, np.inf)
+    most = none_ if groups is None or groups.most is None else groups.most
+    least = -none_ if groups is None or groups.least is None else groups.least
+    full, short = given + step > most, given - step < least
+    best = float(following[~full].max(initial=-np.inf))
+    price = best if math.isfinite(best) else 0.0
+    own = np.where(full, np.maximum(following, price), price)
+    return price, np.where(short, np.minimum(own, latest), own) - price
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Counts of rungs above the start, the price of a unit of budget, the bound that it gives, the one that is known,
+    and what `exchange` said, −1 if it did not run."""
+
+    counts: Integers
+    price: float
+    relaxed: float
+    bound: float
+    proven: int = -1
+
+
+def _chosen(values: Floats, top: Integers, cost: Integers, room: int, whole: bool, gap: float) -> Chosen:
+    """A choice by upper hulls, and by exchanges where that leaves more than a gap."""
+    counts, surplus, corners = np.empty(len(top), np.int64), np.empty(len(top)), np.empty(len(top), np.int64)
+    corner = np.empty((len(top), values.shape[1]), np.int64)
+    hulls(values, top, whole, corner, corners)
+    price = critical(values, cost, corner, corners, float(room), whole)
+    left = relax(values, cost, corner, corners, room, price, whole, counts, surplus)
+    highest = bound(values, cost.astype(np.float64), corner, corners, float(room), price)
+    fill(values, cost, top, left, price, whole, FILLS, counts)
+    size = abs(_worth(values, counts))
+    if highest - _worth(values, counts) <= max(gap, SETTLED) * size:
+        return Chosen(counts, price, highest, highest)
+    proven = exchange(values, cost, top, room, price, whole, surplus, gap * size, LIST, POOL, counts)
+    return Chosen(counts, price, highest, _worth(values, counts) if proven == 2 else highest, proven)
+
+
+def _worth(values: Floats, counts: Integers) -> float:
+    return math.fsum(values[np.arange(len(counts)), counts].tolist())
+
+
+def _choice(run: Steps, gap: float) -> Found[RolloutPlan]:
+    """A choice among the counts of every prompt, and how good it is at least."""
+    spec, step, height = run.spec, run.spec.multiple_of, run.top - run.start
+    if spec.total is not None:
+        money = Purse(np.ones(run.size, np.int64), spec.total // step, Fraction(step), np.ones(run.size))
+        room = left = money.room - int(run.start.sum())
+        if room > int(height.sum()):
+            raise ProgramInfeasible("the total is out of reach")
+    else:
+        tokens, budget = _tokens(spec), exact(spec.token_budget or 0.0)
+        money = purse(tokens, step, spec.token_budget or 0.0)
+        room = money.room - money.spent(run.start)
+        rest = budget - exact_dot(tokens, run.start * step)
+        left = float(rest / money.unit)
+        if room < 0 <= rest:
+            room = 0  # only costs that were rounded up exceed the budget
+    if room < 0:
+        raise ProgramInfeasible("the budget is out of reach")
+    top = np.minimum(height, room // money.cost)
+    values = table(run, top)
+    chosen = _chosen(values, top, money.cost, room, spec.total is not None, gap)
+    objective = _worth(values, chosen.counts)
+    reach, highest = top, chosen.relaxed
+    if money.coarse:  # the bound at what things cost, counts that only their rounding excludes included
+        reach = np.minimum(height, top + 1)
+        corner, corners = np.empty(values.shape, np.int64), np.empty(run.size, np.int64)
+        hulls(values, reach, False, corner, corners)
+        highest = bound(values, money.true_cost, corner, corners, left, chosen.price)
+    evidence = Evidence(objective, max(highest, objective), "threshold")
+    if chosen.proven == 2 and highest - objective > SETTLED * abs(objective):
+        ceiling = objective
+        if money.coarse:  # what costs rounded down would allow
+            low = np.maximum(np.floor(money.true_cost).astype(np.int64) - 1, 1)
+            ceiling = _chosen(values, reach, low, max(int(left) + 1, 0), False, gap).bound
+        if ceiling < highest:
+            evidence = Evidence(objective, max(ceiling, objective), "search")
+    notes = (*((COARSE_NOTE,) if money.coarse else ()), *_notes(run))
+    label = "multiple choice over upper hulls" + (", with exchanges" if chosen.proven >= 0 else "")
+    price = _next(values, chosen.counts, height, money.true_cost if spec.total is not None else _tokens(spec), spec)
+    return _found(run, run.start + chosen.counts, price, None, replace(evidence, notes=notes), label)
+
+
+def _tokens(spec: RolloutBudgets) -> Floats:
+    return np.ones(len(spec.prompts)) if spec.prompts.tokens is None else spec.prompts.tokens
+
+
+def _next(values: Floats, counts: Integers, height: Integers, cost: Floats | Integers, spec: RolloutBudgets) -> float:
+    """The best value per unit of budget that one rung more would have; 0 if there is none."""
+    open_ = np.flatnonzero(counts < height)
+    if not open_.size:
+        return 0.0
+    gained = values[open_, counts[open_] + 1] - values[open_, counts[open_]]
+    best = float((gained / (cost[open_] * spec.multiple_of)).max())
+    return best if spec.total is not None else max(best, 0.0)
+
+
+def _found(
+    run: Steps, rungs: Integers, price: float, group_price: Floats | None, evidence: Evidence, label: str
+) -> Found[RolloutPlan]:
+    rollouts = rungs * run.spec.multiple_of
+    plan = RolloutPlan(
+        name=run.spec.name,
+        rollouts=rollouts,
+        price=price,
+        group_price=group_price,
+        expected_gradient_share=_gradient_share(run.view, rollouts),
+        prior=run.view.prior,
+    )
+    return Found(plan, evidence, label)
+
+
+def _gradient_share(view: Outlook, rollouts: Integers) -> float | None:
+    """The share of rollouts expected in groups with both outcomes; None where nothing is known about rates."""
+    if view.rate is None:
+        return None
+    total = int(rollouts.sum())
+    if not total:
+        return 0.0
+    further = rollouts - view.seen
+    if view.alpha is None or view.beta is None:
+        no_failure, no_success = view.rate**further, (1 - view.rate) ** further
+    else:
+        no_failure, no_success = np.empty(len(further)), np.empty(len(further))
+        both = view.alpha + view.beta
+        running_product(view.alpha, both, further, no_failure)
+        running_product(view.beta, both, further, no_success)
+    if view.seen.any():
+        no_failure[view.won < view.seen] = 0.0
+        no_success[view.won > 0] = 0.0
+    chance = 1 - no_failure - no_success
+    chance[rollouts == 0] = 0.0
+    return min(max(float(chance @ rollouts) / total, 0.0), 1.0)
+
+
+def _notes(run: Steps) -> tuple[str, ...]:
+    prior, trials = run.view.prior, run.spec.prompts.trials
+    if prior is None or trials is None or run.spec.prior != "fit":
+        return ()
+    return fit_notes((prior.alpha, prior.beta), trials)
+
+
+ALGORITHM = RolloutAlgorithm

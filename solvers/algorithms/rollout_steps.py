@@ -1,0 +1,137 @@
+"""The prompts of a step as sequences of marginal values, in the form that `budget` climbs, or as a table of values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from ...specs.arrays import Floats, Integers
+from ...specs.rollout_budgets import RolloutBudgets
+from ...specs.rollout_worth import GVM_ALPHA, GVM_BETA
+from ..answer import ProgramInfeasible
+from ..rollout_values import Outlook, outlook
+from .budget import BELIEF, RATE, RECIPROCAL, SUM, VIP, begin, tabulate, take
+
+LAWS: Final = {"neyman": RECIPROCAL, "gvm": RECIPROCAL, "vip": VIP}
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The prompts of a spec as sequences of marginal values, a rung being `multiple_of` rollouts.
+
+    law, curve: as `budget` reads them; none under `table`. start, top: (prompts,) first and last rung allowed.
+    """
+
+    spec: RolloutBudgets
+    view: Outlook
+    start: Integers
+    top: Integers
+    law: int
+    curve: Floats
+    state: Floats
+    place: Integers
+
+    @property
+    def size(self) -> int:
+        """Prompts."""
+        return len(self.start)
+
+    def take(self, rows: slice, cap: Integers, wanted: int) -> None:
+        """Take the best rungs of some prompts, below their caps."""
+        take(
+            self.law,
+            self.spec.multiple_of,
+            self.view.seen[rows],
+            self.curve[rows],
+            self.state[rows],
+            self.place[rows],
+            cap,
+            wanted,
+        )
+
+    def values(self, counts: Integers) -> Floats:
+        """(prompts,) what so many rungs are worth, where they are those that were climbed last."""
+        if self.law in (BELIEF, RATE):
+            return self.state[:, SUM]
+        rollouts = counts * float(self.spec.multiple_of)
+        if self.law == RECIPROCAL:
+            return -self.curve[:, 0] / rollouts
+        return -self.curve[:, 0] * ((rollouts - 1) / rollouts**2)
+
+
+def concave(spec: RolloutBudgets) -> bool:
+    """Whether values are known to be concave over the counts that are allowed, whatever the rates.
+
+    The first of all rollouts has no effect alone, unless others come with it; `vip` bends the other way below 3.
+    """
+    if spec.value == "table":
+        return False
+    if spec.value == "vip":
+        return spec.least > 2 or spec.multiple_of > 1
+    if spec.value in ("neyman", "gvm"):
+        return True
+    drawn = spec.prompts.drawn
+    return spec.least > 0 or spec.multiple_of > 1 or (drawn is not None and bool((drawn > 0).all()))
+
+
+def steps(spec: RolloutBudgets) -> Steps:
+    """The sequences of marginal values of a spec, each at its first allowed rung. Raises `ProgramInfeasible`."""
+    view, step = outlook(spec), spec.multiple_of
+    size = len(spec.prompts)
+    least, most = -(-spec.least // step), spec.most // step
+    start = np.full(size, least) if spec.prompts.drawn is None else np.maximum(-(-view.seen // step), least)
+    if size and int(start.max()) > most:
+        raise ProgramInfeasible("no count is allowed")
+    law, curve = _curve(spec, view)
+    state, place = np.empty((size, 5)), np.empty((size, 2), np.int64)
+    if spec.value != "table":
+        begin(law, step, view.seen, start, curve, state, place)
+    return Steps(spec, view, start, np.full(size, most), law, curve, state, place)
+
+
+def _curve(spec: RolloutBudgets, view: Outlook) -> tuple[int, Floats]:
+    """The law of the marginal values and its numbers, a row per prompt."""
+    curve = np.zeros((len(spec.prompts), 5))
+    rate = np.zeros(len(curve)) if view.rate is None else view.rate
+    if spec.value in LAWS:
+        norm = spec.prompts.gradient_norm
+        weight = 1.0 if norm is None else norm**2
+        if spec.value == "gvm":
+            with np.errstate(divide="ignore"):  # at rate 0 the divisor is infinite and the weight 0
+                curve[:, 0] = weight / (rate + GVM_ALPHA / rate ** (GVM_BETA - 1))
+        else:
+            curve[:, 0] = weight * rate * (1 - rate) * (4.0 if spec.value == "vip" else 1.0)
+        return LAWS[spec.value], curve
+    if spec.value == "posterior" and view.alpha is not None and view.beta is not None:
+        law, a, b = BELIEF, view.alpha, view.beta
+        total = a + b
+        shared = a * b * (b + 1) / (total * (total + 1) * (total + 2) * (total + 3))
+        columns = (shared * (b + 2), shared * (a + 1), a + 1, b + 2, total + 4)
+    else:
+        law, wrong = RATE, 1 - rate
+        columns = (rate * wrong**3, rate**2 * wrong**2, rate, wrong, 1.0)
+    for place, column in enumerate(columns):
+        curve[:, place] = column
+    if spec.prompts.drawn is not None:
+        curve[view.won < view.seen, 0] = 0.0  # a failure is there already: further successes reveal nothing
+        curve[view.won > 0, 1] = 0.0
+    return law, curve
+
+
+def table(run: Steps, top: Integers) -> Floats:
+    """(prompts × rungs) what counts are worth, from the first allowed rung on."""
+    spec, step = run.spec, run.spec.multiple_of
+    # One beyond the top, where there is one: the best step not taken may be out of reach.
+    width = min(int(top.max(initial=0)) + 2, int((run.top - run.start).max(initial=0)) + 1)
+    rungs = np.minimum(run.start[:, None] + np.arange(width), run.top[:, None])
+    if spec.table is not None:
+        return np.take_along_axis(spec.table, rungs * step, axis=1)
+    if run.law in (BELIEF, RATE):
+        values = np.empty(rungs.shape)
+        tabulate(run.law, step, run.view.seen, run.curve, run.state, run.place, run.top, values)
+        return values
+    rollouts = rungs * float(step)
+    weight = run.curve[:, :1]
+    return -weight / rollouts if run.law == RECIPROCAL else -weight * ((rollouts - 1) / rollouts**2)
