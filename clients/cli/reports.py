@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from ...solvers.baselines import Comparison
 from ...solvers.check import CheckResult
+from ...specs.arrays import Floats
 from ...specs.certificate import Certificate
 from ...specs.spec import Plan, Spec, kind
 from .figures import COLUMN_DIGITS, column, distinct, duration, gain, number, percent
@@ -22,6 +24,8 @@ from .solving import Outcome
 from .tables import INDENT, decision, scalars
 from .terminal import plain
 
+HEAD = 10
+"""Columns that a line of a table's head takes at most, where words allow it."""
 _PROOFS = {
     "dual": "dual: the plan's prices prove the bound, and check proves it again",
     "threshold": "threshold: no better level is affordable, and check proves it again",
@@ -137,19 +141,26 @@ def _verdict(result: CheckResult | None) -> Text:
 
 
 def _comparison(certificate: Certificate, baselines: Sequence[Comparison], measures: Mapping[str, float]) -> Grid:
-    """Today's rules, a column each, and the plan beside them."""
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    grid.add_column("beside today's practice" if baselines else "", style="dim")
-    for baseline in baselines:
-        grid.add_column(plain(baseline.name), justify="right")
-    grid.add_column("this plan", justify="right", style="bold")
-    broken = [Text(f"{baseline.broken:,}", style="red" if baseline.broken else "") for baseline in baselines]
-    grid.add_row("objective", *(number(baseline.objective) for baseline in baselines), number(certificate.objective))
-    # What breaks the rules is no alternative: there is nothing to gain over it.
-    gains = ("–" if baseline.broken else gain(baseline.gain) for baseline in baselines)
-    grid.add_row("the plan gains", *gains, "")
-    grid.add_row("rules broken", *broken, "0")
-    for name in dict.fromkeys([*measures, *(name for baseline in baselines for name in baseline.measures)]):
-        row = [source.get(name, math.nan) for source in (*(baseline.measures for baseline in baselines), measures)]
-        grid.add_row(plain(name), *column(np.array(row)))
+    """Today's rules, a row each, and the plan below them."""
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    grid.add_column("today's practice" if baselines else "", style="dim", min_width=12)
+    for head in ("objective", "the plan gains", "rules broken", *_measures(baselines, measures)):
+        grid.add_column("\n".join(wrap(plain(head), HEAD)) if len(head) > HEAD else head, justify="right", no_wrap=True)
+    measured = [column(_measure(name, baselines, measures)) for name in _measures(baselines, measures)]
+    for row, baseline in enumerate(baselines):
+        broken = Text(f"{baseline.broken:,}", style="red" if baseline.broken else "")
+        # What breaks the rules is no alternative: there is nothing to gain over it.
+        gained = "–" if baseline.broken else gain(baseline.gain)
+        cells = (values[row] for values in measured)
+        grid.add_row(plain(baseline.name), number(baseline.objective), gained, broken, *cells)
+    own = (values[-1] for values in measured)
+    grid.add_row("this plan", number(certificate.objective), "", "0", *own, style="bold")
     return grid
+
+
+def _measures(baselines: Sequence[Comparison], measures: Mapping[str, float]) -> list[str]:
+    return list(dict.fromkeys([*measures, *(name for baseline in baselines for name in baseline.measures)]))
+
+
+def _measure(name: str, baselines: Sequence[Comparison], measures: Mapping[str, float]) -> Floats:
+    return np.array([source.get(name, math.nan) for source in (*(other.measures for other in baselines), measures)])
