@@ -1,9 +1,10 @@
 """Learning curves: how a group's loss falls with its samples, evaluated anywhere and fitted to observations.
 
-Two models are fitted by weighted least squares: power laws, loss = asymptote + scale·n^−exponent with all three
-at least 0; and, for curves that are none, any function that falls and flattens in log n, piecewise linear with
-bends at the observations (least squares under such constraints: Hildreth, 1954; solved as nonnegative least
-squares by the active set of Lawson and Hanson, 1974). Both are convex in n, as the solvers need.
+Two models are fitted to each group alone, by weighted least squares (`collection_beliefs.py` has a third, fitted to
+all groups together): power laws, loss = asymptote + scale·n^−exponent with all three at least 0; and, for curves that
+are none, any function that falls and flattens in log n, piecewise linear with bends at the observations (least squares
+under such constraints: Hildreth, 1954; solved as nonnegative least squares by the active set of Lawson and Hanson,
+1974). Both are convex in n, as the solvers need.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ class Sightings:
     """Observed losses, sorted by group: (observations,) each; weight is 1/stderr², scaled to at most 1.
 
     starts: (groups + 1,) where each group's observations begin. Every group has some.
+    stderr: None where it is not known.
     """
 
     group: Integers
@@ -107,6 +109,7 @@ class Sightings:
     loss: Floats
     weight: Floats
     starts: Integers
+    stderr: Floats | None = None
 
     def total(self, values: Floats) -> Floats:
         """The sums of (observations, ...) values over each group's."""
@@ -123,7 +126,8 @@ def sightings(group: Integers, samples: Integers, loss: Floats, stderr: Floats |
     order = np.argsort(group, kind="stable")
     weight = np.ones(len(group)) if stderr is None else (stderr.min(initial=np.inf) / stderr) ** 2
     starts = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=groups))]).astype(np.int64)
-    return Sightings(group[order], samples[order], loss[order], weight[order], starts)
+    error = None if stderr is None else stderr[order]
+    return Sightings(group[order], samples[order], loss[order], weight[order], starts, error)
 
 
 def fit_power_laws(seen: Sightings) -> PowerLawCurves:

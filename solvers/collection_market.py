@@ -13,6 +13,7 @@ from ..specs.collection_budgets import CollectionBudgets, CollectionPlan
 from ..specs.collection_curves import Bends, PowerLaws
 from ..specs.collection_curves import ConvexCurves as RecordedConvex
 from ..specs.exact import exact_dot
+from .collection_beliefs import SharedFit, fit_shared_power_laws
 from .collection_curves import ConvexCurves, Curves, PowerLawCurves, Sightings, fit_convex, fit_power_laws, sightings
 from .purse import purse
 
@@ -51,16 +52,26 @@ class Market:
     @cached_property
     def seen(self) -> Sightings | None:
         """The observations, as the fits want them; None where curves are given."""
-        seen, names = self.spec.observations, {name: row for row, name in enumerate(self.spec.groups.name)}
+        seen = self.spec.observations
         if seen is None:
             return None
+        names = {name: row for row, name in enumerate(self.spec.groups.name)}
         rows = np.array([names[name] for name in seen.group], np.int64)
         return sightings(rows, seen.samples, seen.loss, seen.stderr, len(names))
+
+    @cached_property
+    def _shared(self) -> SharedFit | None:
+        """The curves fitted to all groups together, where that is asked for."""
+        if self.seen is None or self.spec.model != "shared_power_law":
+            return None
+        return fit_shared_power_laws(self.seen)
 
     @cached_property
     def curves(self) -> Curves:
         """The learning curves, given or fitted."""
         if self.seen is not None:
+            if self._shared is not None:
+                return self._shared.curves
             return fit_power_laws(self.seen) if self.spec.model == "power_law" else fit_convex(self.seen)
         curve = self.spec.groups.curve
         if curve is None:  # no groups at all
@@ -129,5 +140,5 @@ class Market:
             return RecordedConvex(level=curves.level, slope=curves.slope, bends=bends, error=error)
         if isinstance(curves, PowerLawCurves):
             laws = {"asymptote": curves.asymptote, "scale": curves.scale, "exponent": curves.exponent}
-            return PowerLaws(**laws, error=error)
+            return PowerLaws(**laws, error=error, stderr=None if self._shared is None else self._shared.stderr)
         return None

@@ -2,13 +2,15 @@
 
 A group's loss falls with its samples along a learning curve, given or fitted to observations. Sources: Cai et al.
 (arXiv 2202.01327) for utilities of power-law group losses under a budget; LCDB 1.1 (arXiv 2505.15657) for how
-often real curves are no power laws, hence the model `convex_monotone` and the recorded errors of every fit.
+often real curves are no power laws, hence the models `shared_power_law` and `convex_monotone`, and the recorded
+errors of every fit.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction as Rational
 from typing import ClassVar, Literal
 
@@ -20,21 +22,25 @@ from .arrays import Amounts, Counts, Floats, Integers, PositiveAmounts, Rates
 from .certificate import relative_gap
 from .collection_curves import ConvexCurves, Curve, Fit, Law, Observations, PowerLaws, fall_over, fit_error, loss_at
 from .errors import Fault
-from .exact import exact, exact_dot
+from .exact import decimals, exact, exact_dot
 from .scalars import LARGEST_INTEGER, Amount, PositiveCount
 from .sources import suggest
 from .spec import Broken, Plan, Spec, above, below, differs, misshapen
 from .tables import Names, Table
 
 Objective = Literal["weighted_mean", "worst_group", "alpha_fair"]
-Model = Literal["power_law", "convex_monotone"]
+Model = Literal["shared_power_law", "power_law", "convex_monotone"]
 
-FEWEST: dict[Model, int] = {"power_law": 3, "convex_monotone": 2}
+FEWEST: dict[Model, int] = {"shared_power_law": 1, "power_law": 3, "convex_monotone": 2}
 """Observations that a fit of each model needs per group."""
 GAP_ROOM = 1e-9
 """By how much, relative to the largest loss, two losses may exceed `max_gap`: they are computed, not given."""
 LARGEST_POWER = 200.0
 """Powers of ten that the terms of `alpha_fair` may reach, up or down."""
+PRICE_STEP = 1e-4
+"""How far from a plan's price, relatively, the price that proves most is looked for at first."""
+SAME = 1e-14
+"""Relative difference of two bounds that is none."""
 SHARE_ROOM = 1e-9
 """By how much of all samples a share may be missed: a third of them cannot be written down."""
 
@@ -113,8 +119,11 @@ class CollectionBudgets(Spec[CollectionPlan]):
     """What may be spent, in the unit of `groups.cost`."""
     observations: Observations | None = None
     """Losses that the curves are fitted to. Either these, or `groups.curve`."""
-    model: Model = "power_law"
-    """What is fitted: a power law, or any curve that falls and flattens in log n, for curves that are none."""
+    model: Model = "shared_power_law"
+    """What is fitted to observations. `shared_power_law`: the power law that each group's own points and the curves of
+    all others together let one expect, which a few noisy points, or points off any power law, mislead the least.
+    `power_law`: least squares, each group alone. `convex_monotone`: least squares by any curve that falls and
+    flattens in log n, for many good points. Without observations it says nothing."""
     lot: PositiveCount = 1
     """Samples are bought in multiples of this: `least` is rounded up, `most` and `available` down."""
     minimise: Objective = Field(default="weighted_mean", alias="objective")
@@ -176,7 +185,7 @@ class CollectionBudgets(Spec[CollectionPlan]):
             raise Fault(text, "groups", "most_share")
 
     def _check_curve(self, curve: Curve) -> None:
-        if self.model != "power_law":
+        if self.model == "convex_monotone":
             raise Fault(f"{self.model!r} is fitted to {{observations}}, and there are curves instead", "model")
         for row in np.flatnonzero(self.groups.collected == 0).tolist():
             who = f"group {self.groups.name[row]!r}, of which nothing is collected yet,"
@@ -206,21 +215,17 @@ class CollectionBudgets(Spec[CollectionPlan]):
         counts = np.bincount([names[name] for name in seen.group], minlength=len(names))
         fewest = FEWEST[self.model]
         for row in np.flatnonzero(counts < fewest)[:1].tolist():
-            other = "; or set {model} to convex_monotone, for which 2 will do" if counts[row] == 2 else ""
+            other = "; or set {model} to shared_power_law, for which 1 will do" if counts[row] else ""
             text = f"hold {counts[row]} of group {self.groups.name[row]!r}, and a {self.model} needs {fewest}{other}"
             raise Fault(text, "observations")
 
     def demands(self, plan: CollectionPlan) -> Iterator[Broken]:
-        """Lots, bounds, the budget, shares and gaps, and what the plan reports of itself."""
-        groups, samples = self.groups, plan.samples
-        wrong = [
-            *misshapen("samples", samples, (len(groups),)),
-            *misshapen("predicted_loss", plan.predicted_loss, (len(groups),)),
-            *self._fit_shapes(plan.fit),
-        ]
+        """Shapes, lots, bounds, the budget, shares and gaps."""
+        wrong = [*self._shapes(plan)]
         yield from wrong
         if wrong:
             return
+        groups, samples = self.groups, plan.samples
         for row in np.flatnonzero(samples % self.lot).tolist():
             message = f"is {samples[row]}, must be a multiple of {self.lot}"
             yield Broken("lot", ("samples", row), int(samples[row] % self.lot), message)
@@ -234,7 +239,15 @@ class CollectionBudgets(Spec[CollectionPlan]):
             message = f"cost {float(spent):.10g}, and the budget is {float(budget):.10g}"
             yield Broken("budget", ("samples",), float(spent - budget), message)
         yield from self._share_rules(samples)
-        yield from self._report_rules(plan)
+        if self.fairness is not None and len(groups):
+            yield from self._gap_rule(self._loss(plan, samples), self.fairness.max_gap)
+
+    def _gap_rule(self, loss: Floats, most: float) -> Iterator[Broken]:
+        gap, room = float(loss.max() - loss.min()), GAP_ROOM * float(loss.max())
+        if gap > most + room:
+            worst, best = self.groups.name[int(loss.argmax())], self.groups.name[int(loss.argmin())]
+            message = f"of {worst!r} and {best!r} are {gap:.10g} apart, at most {most:g} is allowed"
+            yield Broken("fairness.max_gap", ("predicted_loss",), gap - most, message)
 
     def _share_rules(self, samples: Integers) -> Iterator[Broken]:
         total = int(samples.sum())
@@ -249,31 +262,34 @@ class CollectionBudgets(Spec[CollectionPlan]):
                     message = f"is {samples[row]} of {total} bought, must be at {side} {share:g} of them"
                     yield Broken(f"groups.{name}", ("samples", row), float(short), message)
 
+    def _shapes(self, plan: CollectionPlan) -> Iterator[Broken]:
+        yield from misshapen("samples", plan.samples, (len(self.groups),))
+        yield from misshapen("predicted_loss", plan.predicted_loss, (len(self.groups),))
+        yield from self._fit_shapes(plan.fit)
+
     def _fit_shapes(self, fit: PowerLaws | ConvexCurves | None) -> Iterator[Broken]:
         """A plan carries a fit, of the right model and size, exactly if there is something to fit to."""
-        expected = None if self.observations is None else PowerLaws if self.model == "power_law" else ConvexCurves
+        expected = None if self.observations is None else ConvexCurves if self.model == "convex_monotone" else PowerLaws
         if expected is not (None if fit is None else type(fit)):
             wanted = "must be absent: the spec gives curves" if expected is None else f"must be a {self.model} fit"
             yield Broken("shape", ("fit",), 1.0, wanted)
         elif isinstance(fit, PowerLaws):
             yield from misshapen("fit", fit.asymptote, (len(self.groups),))
+            if (fit.stderr is None) == (self.model == "shared_power_law"):
+                wanted = "must be there" if fit.stderr is None else "must be absent"
+                yield Broken("shape", ("fit", "stderr"), 1.0, f"{wanted} under the model {self.model}")
         elif isinstance(fit, ConvexCurves):
             for column in (fit.level, fit.slope, fit.error):
                 yield from misshapen("fit", column, (len(self.groups),))
             for row in np.flatnonzero(fit.bends.group >= len(self.groups)).tolist():
                 yield Broken("shape", ("fit", "bends", "group", row), 1.0, "is no row of the groups")
 
-    def _report_rules(self, plan: CollectionPlan) -> Iterator[Broken]:
+    def reports(self, plan: CollectionPlan) -> Iterator[Broken]:
+        """Predicted losses, the price, and how well the fit fits."""
+        if next(self._shapes(plan), None) is not None:  # which `demands` has told of
+            return
         loss = self._loss(plan, plan.samples)
         yield from differs("predicted_loss", "predicted_loss", plan.predicted_loss, loss)
-        if self.fairness is not None and len(loss):
-            gap, room = float(loss.max() - loss.min()), GAP_ROOM * float(loss.max())
-            if gap > self.fairness.max_gap + room:
-                worst, best = self.groups.name[int(loss.argmax())], self.groups.name[int(loss.argmin())]
-                message = (
-                    f"of {worst!r} and {best!r} are {gap:.10g} apart, at most {self.fairness.max_gap:g} is allowed"
-                )
-                yield Broken("fairness.max_gap", ("predicted_loss",), gap - self.fairness.max_gap, message)
         price = np.array([self._price(plan)])
         yield from differs("price", "price", np.array([plan.price]), price, relative=1e-8, absolute=0.0)
         if plan.fit is not None and self.observations is not None:
@@ -365,30 +381,41 @@ class CollectionBudgets(Spec[CollectionPlan]):
         decrease = self._decrease(plan, every, self.groups.collected + plan.samples) / cost
         return float(decrease[plan.samples + self.lot <= self._most()].max(initial=0.0))
 
-    def _ranges(self) -> tuple[Integers, Integers]:
+    def _money(self) -> tuple[list[int], int, Rational]:
+        """What a lot of each group costs, the budget, and the unit of both: the largest that all costs divide into."""
+        cost, known = self._cost(), decimals(self._cost())
+        if known is None:
+            lots = [exact(price) * self.lot for price in cost.tolist()]
+            unit = Rational(math.gcd(*(lot.numerator for lot in lots)), math.lcm(*(lot.denominator for lot in lots)))
+            return [int(lot / unit) for lot in lots], int(exact(self.budget) / unit), unit
+        whole, places = known
+        common = int(np.gcd.reduce(whole))
+        unit = Rational(common * self.lot, 10**places)
+        return (whole // common).tolist(), int(exact(self.budget) / unit), unit
+
+    def _ranges(self, cost: list[int], budget: int) -> tuple[Integers, Integers]:
         """(groups,) fewest and most lots, the most being what the budget allows each group alone."""
         least = np.zeros(len(self.groups), np.int64) if self.groups.least is None else self.groups.least
-        alone = [int(exact(self.budget) / exact(cost)) for cost in self._cost().tolist()]
-        most = np.minimum(self._most(), np.array([min(count, LARGEST_INTEGER) for count in alone], np.int64))
+        alone = np.array([min(budget // lot, LARGEST_INTEGER) for lot in cost], np.int64)
         low = -(-least // self.lot)
-        return low, np.maximum(most // self.lot, low)
+        return low, np.maximum(np.minimum(self._most() // self.lot, alone), low)
 
     def _lowest_level(self, plan: CollectionPlan) -> float:
-        low, high = self._ranges()
-        cost = [exact(cost) * self.lot for cost in self._cost().tolist()]
-        scale = math.lcm(*(amount.denominator for amount in cost))
-        units, room = [int(amount * scale) for amount in cost], exact(self.budget) * scale
+        cost, budget, _ = self._money()
+        low, high = self._ranges(cost, budget)
+        every = np.arange(len(low))
 
         def attained(level: float) -> float | None:
             """The largest loss once every group is just within a level; None if that takes more than there is."""
             lots = _first(lambda row, lots: self._lots_loss(plan, row, lots) <= level, low, high)
-            loss = self._loss(plan, lots * self.lot)
-            spent = sum(unit * count for unit, count in zip(units, lots.tolist(), strict=True))
-            return float(loss.max()) if loss.max() <= level and spent <= room else None
+            loss = self._lots_loss(plan, every, lots)
+            spent = sum(unit * count for unit, count in zip(cost, lots.tolist(), strict=True))
+            return float(loss.max()) if loss.max() <= level and spent <= budget else None
 
         if attained(0.0) is not None:
             return 0.0
-        beyond, within = 0.0, float(self._loss(plan, low * self.lot).max())
+        within = float(self._lots_loss(plan, every, low).max())
+        beyond = math.nextafter(float(self._lots_loss(plan, every, high).max()), -math.inf)
         while beyond < (middle := (beyond + within) / 2) < within:
             reached = attained(middle)
             beyond, within = (middle, within) if reached is None else (beyond, reached)
@@ -398,11 +425,9 @@ class CollectionBudgets(Spec[CollectionPlan]):
         return loss_at(self._law(plan), row, self.groups.collected[row] + lots * self.lot)
 
     def _lagrangian(self, plan: CollectionPlan) -> float:
-        low, high = self._ranges()
-        cost = self._cost() * self.lot
-        whole = [exact(amount) * self.lot for amount in self._cost().tolist()]
-        unit = Rational(math.gcd(*(part.numerator for part in whole)), math.lcm(*(part.denominator for part in whole)))
-        budget = float(exact(self.budget) // unit * unit)
+        units, room, unit = self._money()
+        low, high = self._ranges(units, room)
+        cost, budget = np.array([float(lot * unit) for lot in units]), float(room * unit)
         weight, total = self._weight(), 1.0 if self.minimise == "alpha_fair" else math.fsum(self._weight())
         power = 1 + self.alpha if self.minimise == "alpha_fair" else 1.0
 
@@ -414,28 +439,53 @@ class CollectionBudgets(Spec[CollectionPlan]):
         start = np.where((self.groups.collected + low == 0) & (low < high), low + 1, low)
         at_low = worth(every, low)
 
-        def priced(price: float) -> tuple[float, float]:
-            """The Lagrangian bound at a price of the budget, and what is spent at that price."""
+        def priced(price: float, least: Integers, most: Integers) -> _Priced:
+            """The Lagrangian bound at a price, where the lots worth it are between `least` and `most`."""
 
             def too_dear(row: Integers, lots: Integers) -> NDArray[np.bool_]:
                 decrease = self._decrease(plan, row, self.groups.collected[row] + lots * self.lot)
                 return decrease < price * cost[row]
 
-            lots = _first(too_dear, start, high)
-            lots = np.where(at_low + price * cost * low <= worth(every, lots) + price * cost * lots, low, lots)
-            spent = math.fsum(cost * lots)
-            return math.fsum(worth(every, lots)) + price * (spent - budget), spent
+            worth_it = _first(too_dear, least, most)
+            lots = np.where(
+                at_low + price * cost * low <= worth(every, worth_it) + price * cost * worth_it, low, worth_it
+            )
+            excess = math.fsum((cost * lots).tolist()) - budget
+            return _Priced(price, math.fsum(worth(every, lots).tolist()) + price * excess, excess, worth_it)
 
-        best = max(priced(0.0)[0], priced(plan.price)[0])
-        cheap, dear = 0.0, float(((at_low - worth(every, high)) / cost).max(initial=0.0))
-        for _ in range(200):
-            price = (cheap + dear) / 2
-            if not cheap < price < dear:
+        cheap = priced(0.0, start, high)
+        if cheap.excess <= 0:
+            return cheap.bound
+        largest = float(self._decrease(plan, every, self.groups.collected + start * self.lot).max(initial=0.0))
+        dear = priced(max(largest, float((at_low - worth(every, start)).max())) / float(cost.min()), start, high)
+        near = [plan.price, plan.price * (1 - PRICE_STEP), plan.price * (1 + PRICE_STEP)]
+        for turn in range(500):
+            best = max(cheap.bound, dear.bound)
+            # The bound is concave in the price: nowhere between two is it above where their tangents meet.
+            if not (drop := cheap.excess - dear.excess) > 0:
                 break
-            value, spent = priced(price)
-            best = max(best, value)
-            cheap, dear = (price, dear) if spent > budget else (cheap, price)
-        return best
+            meet = (dear.bound - cheap.bound + cheap.price * cheap.excess - dear.price * dear.excess) / drop
+            if cheap.bound + cheap.excess * (meet - cheap.price) - best <= SAME * abs(best):
+                break
+            half = (cheap.price + dear.price) / 2
+            price = near[turn] if turn < len(near) else half if turn % 3 == 2 else meet
+            if not cheap.price < price < dear.price:
+                if turn >= len(near) and not cheap.price < half < dear.price:
+                    break
+                price = half
+            trial = priced(price, dear.lots, cheap.lots)
+            cheap, dear = (trial, dear) if trial.excess > 0 else (cheap, trial)
+        return max(cheap.bound, dear.bound)
+
+
+@dataclass(frozen=True)
+class _Priced:
+    """The Lagrangian bound at a price of the budget, by how much it is overspent there, and the lots worth it."""
+
+    price: float
+    bound: float
+    excess: float
+    lots: Integers
 
 
 def _first(holds: Callable[[Integers, Integers], NDArray[np.bool_]], low: Integers, high: Integers) -> Integers:

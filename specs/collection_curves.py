@@ -48,6 +48,8 @@ class PowerLaws(Table):
     """How fast the loss falls."""
     error: Amounts
     """Root of the (weighted) mean squared residual over the group's observations."""
+    stderr: Amounts | None = None
+    """Standard error of the loss predicted at twice the largest size observed; of `shared_power_law` alone."""
 
 
 class Bends(Table):
