@@ -3,8 +3,8 @@
     python benchmarks/compile_and_solve.py [KIND …] [--repeats 3] [--seed 0] [--time-limit 60]
 
 Each row runs in a process of its own, so that its peak memory is its own; times are medians over the repeats, each
-on another seed. Compiling is `formulate`; solving is the whole of `eq.solve(spec, "exact", backend=…)`, which leaves out
-our own algorithms: compiling, the certificate and the final look at the demands included.
+on another seed. Compiling is `formulate`; solving is the whole of `eq.solve(spec, "exact", backend=…)`, which leaves
+out our own algorithms: compiling, the certificate and the final look at the demands included.
 """
 
 from __future__ import annotations
