@@ -45,7 +45,8 @@ class ArrayRule:
     """What the numbers of an array must be.
 
     least, most: inclusive bounds. above: exclusive lower bound. dimensions: allowed numbers of axes.
-    minus_infinity: −inf is allowed, and marks what is forbidden. flags: true or false (1 or 0) instead of numbers.
+    minus_infinity: −inf is allowed besides, and marks pairs that are forbidden. flags: true or false (1 or 0) instead
+    of numbers.
     """
 
     whole: bool = False
@@ -65,7 +66,8 @@ class ArrayRule:
             wanted = " or ".join(_AXES[count] for count in self.dimensions)
             raise Fault(f"must be {wanted} of numbers, got the shape {list(array.shape)}")
         checked = self._flags(array) if self.flags else self._whole(array) if self.whole else self._real(array)
-        self._bounded(checked)
+        if self.whole:
+            self._bounded(checked)
         if checked.base is None and checked is not value:
             checked.flags.writeable = False
             return checked
@@ -92,21 +94,39 @@ class ArrayRule:
     def _real(self, array: NDArray[Any]) -> NDArray[np.float64]:
         with np.errstate(over="ignore"):  # a wider float that does not fit becomes inf, and is refused
             real = np.ascontiguousarray(array, dtype=np.float64)
-        bad = ~np.isfinite(real)
-        if self.minus_infinity:
-            bad &= ~np.isneginf(real)
-        wanted = "must be finite or -inf" if self.minus_infinity else "must be a finite number"
-        _refuse(real, bad, wanted)
+        if real.size and not self._within(*_extremes(real)):
+            bad = ~np.isfinite(real)
+            if self.minus_infinity:
+                bad &= ~np.isneginf(real)
+            _refuse(real, bad, "must be finite or -inf" if self.minus_infinity else "must be a finite number")
+            self._bounded(real)
         return real
+
+    def _within(self, low: float, high: float) -> bool:
+        """Whether numbers between these two are all as they must be, for certain; false for nan."""
+        return (
+            -math.inf < low
+            and high < math.inf
+            and (self.above is None or low > self.above)
+            and (self.least is None or low >= self.least)
+            and (self.most is None or high <= self.most)
+        )
 
     def _bounded(self, array: NDArray[Any]) -> None:
         if self.above is not None:
             _refuse(array, array <= self.above, f"must be above {_short(self.above)}")
         if self.least is not None:
-            _refuse(array, array < self.least, f"must be at least {_short(self.least)}")
+            low = array < self.least
+            if self.minus_infinity:
+                low &= array > -np.inf
+            _refuse(array, low, f"must be at least {_short(self.least)}{self._exception}")
         most = LARGEST_INTEGER if self.most is None and self.whole else self.most
         if most is not None:
             _refuse(array, array > most, f"must be at most {_short(most)}")
+
+    @property
+    def _exception(self) -> str:
+        return " (-inf forbids a pair)" if self.minus_infinity else ""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def validate(value: Any, info: core_schema.ValidationInfo) -> NDArray[Any]:
@@ -228,6 +248,21 @@ def _refuse(array: NDArray[Any], bad: NDArray[np.bool_], message: str) -> None:
     if bad.any():
         place = np.unravel_index(int(np.argmax(bad)), array.shape)
         raise Fault(f"{message}, got {_short(array[place].item())}", *(int(index) for index in place))
+
+
+BLOCK = 65_536
+"""Numbers that stay in a processor's cache between two looks at them."""
+
+
+def _extremes(array: NDArray[np.float64]) -> tuple[float, float]:
+    """The least and the largest number; nan if any is. Memory is read once."""
+    flat = array.reshape(-1)
+    if len(flat) > BLOCK:
+        blocks = [flat[start : start + BLOCK] for start in range(0, len(flat), BLOCK)]
+        both = [(np.minimum.reduce(block), np.maximum.reduce(block)) for block in blocks]
+        low, high = np.array(both).T
+        return float(np.minimum.reduce(low)), float(np.maximum.reduce(high))
+    return float(np.minimum.reduce(flat)), float(np.maximum.reduce(flat))
 
 
 def _short(number: float) -> str:

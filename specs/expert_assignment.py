@@ -28,10 +28,12 @@ LARGEST_PRICE = 1e200
 """Prices have at most this magnitude: they are sums of differences of scores, and no sum of them overflows either."""
 LARGEST_CHOICE = 65_536
 """Experts that a token may get, far above any model's."""
+FEW_CHOICES = 32
+"""Experts per token up to which comparing each with each is quicker than sorting them."""
 TIE = 1e-11
 """Relative to the scores of a token and the dearest price: how close two experts are to count as a tie."""
 
-Scores = Annotated[Floats, ArrayRule(dimensions=(2,), most=LARGEST_SCORE, minus_infinity=True)]
+Scores = Annotated[Floats, ArrayRule(dimensions=(2,), least=-LARGEST_SCORE, most=LARGEST_SCORE, minus_infinity=True)]
 Choices = Annotated[Integers, ArrayRule(whole=True, least=-1, dimensions=(2,))]
 
 
@@ -88,11 +90,6 @@ class ExpertAssignment(Spec[AssignmentPlan]):
 
     @model_validator(mode="after")
     def _consistent(self) -> ExpertAssignment:
-        scores = self.scores
-        if ((scores < -LARGEST_SCORE) & np.isfinite(scores)).any():
-            token, expert = np.argwhere((scores < -LARGEST_SCORE) & np.isfinite(scores))[0].tolist()
-            message = f"must be at least {-LARGEST_SCORE:g} (-inf forbids a pair), got {scores[token, expert]:.10g}"
-            raise Fault(message, "scores", token, expert)
         if self.tokens * self.experts_per_token > LARGEST_ARRAY:
             limit = LARGEST_ARRAY // self.tokens
             raise Fault(
@@ -133,24 +130,60 @@ class ExpertAssignment(Spec[AssignmentPlan]):
         return np.full(width, -(-needed // max(width, 1)))
 
     def demands(self, plan: AssignmentPlan) -> Iterator[Broken]:
-        """Experts per token, forbidden pairs, capacities, and what the plan reports of itself."""
-        # Without tokens, a list of scores does not say how many experts there are.
-        width = self.experts if self.tokens or self.experts else len(plan.load)
-        wrong = [*misshapen("prices", plan.prices, (width,)), *misshapen("load", plan.load, (width,))]
-        if self.tokens or plan.experts.size:
-            wrong += misshapen("experts", plan.experts, (self.tokens, self.experts_per_token))
+        """Experts per token, forbidden pairs, capacities."""
+        wrong = self._misshapen(plan)
         yield from wrong
         if wrong:
             return
-        yield from self._choice_rules(plan.experts)
-        load = self._load(plan.experts, width)
+        if not self._well_chosen(plan.experts):
+            yield from self._choice_rules(plan.experts)
+        yield from above("capacity", "load", self._load(plan), self.places(self._width(plan)))
+
+    def reports(self, plan: AssignmentPlan) -> Iterator[Broken]:
+        """The order of experts, loads, and prices: at least 0, and the least where they prove the plan optimal."""
+        if self._misshapen(plan):
+            return
+        yield from self._order_rules(plan.experts)
+        load = self._load(plan)
         yield from differs("load", "load", plan.load, load)
-        yield from above("capacity", "load", load, self.places(width))
         heaviest = np.array([_excess(load)])
         yield from differs("max_violation", "max_violation", np.array([plan.max_violation]), heaviest)
         yield from below("prices", "prices", plan.prices, 0.0)
         if (plan.prices > 0).any():
             yield from self._price_rules(plan)
+
+    def _width(self, plan: AssignmentPlan) -> int:
+        """Experts: without tokens, a list of scores does not say how many there are."""
+        return self.experts if self.tokens or self.experts else len(plan.load)
+
+    def _misshapen(self, plan: AssignmentPlan) -> list[Broken]:
+        width = self._width(plan)
+        wrong = [*misshapen("prices", plan.prices, (width,)), *misshapen("load", plan.load, (width,))]
+        if self.tokens or plan.experts.size:
+            wrong += misshapen("experts", plan.experts, (self.tokens, self.experts_per_token))
+        return wrong
+
+    def _well_chosen(self, experts: Integers) -> bool:
+        """Whether no choice breaks a rule, found out without telling which does."""
+        if self.valid is not None:
+            if (experts[~self.valid] != -1).any():
+                return False
+            experts = experts[self.valid]
+        if not experts.size:
+            return True
+        if experts.min() < 0 or experts.max() >= self.experts:
+            return False
+        if experts.shape[1] <= FEW_CHOICES:
+            places = np.ascontiguousarray(experts.T)
+            distinct = not any((places[step:] == places[:-step]).any() for step in range(1, len(places)))
+        else:
+            distinct = bool((np.diff(np.sort(experts, axis=1), axis=1) > 0).all())
+        return distinct and not np.isneginf(self._scores_of(experts)).any()
+
+    def _scores_of(self, experts: Integers) -> Floats:
+        """The scores of choices that are there, for the tokens that count."""
+        first = self.real_tokens() * self.experts
+        return self.scores.reshape(-1).take(experts + first[:, None])
 
     def _choice_rules(self, experts: Integers) -> Iterator[Broken]:
         if not experts.size:
@@ -172,6 +205,9 @@ class ExpertAssignment(Spec[AssignmentPlan]):
         for token, place in np.argwhere(there & np.isneginf(score) & ~padding[:, None]).tolist():
             message = f"is {experts[token, place]}, which the score -inf forbids"
             yield Broken("forbidden", ("experts", token, place), 1.0, message)
+
+    def _order_rules(self, experts: Integers) -> Iterator[Broken]:
+        there, score = self._there(experts), self._gathered(experts)
         rises = (score[:, 1:] > score[:, :-1]) & there[:, 1:] & there[:, :-1]
         for token, place in np.argwhere(rises).tolist():
             message = "has a larger score than the expert before it"
@@ -234,7 +270,7 @@ class ExpertAssignment(Spec[AssignmentPlan]):
 
     def measures(self, plan: AssignmentPlan) -> dict[str, float]:
         """How even the load is, and what does not fit or was left out."""
-        load = self._load(plan.experts, len(plan.load))
+        load = self._load(plan)
         needed = len(self.real_tokens()) * self.experts_per_token
         return {
             "max load / mean load": _excess(load) + 1,
@@ -252,7 +288,10 @@ class ExpertAssignment(Spec[AssignmentPlan]):
         score = np.take_along_axis(self.scores, np.clip(experts, 0, self.experts - 1), axis=1)
         return np.where(self._there(experts), score, -np.inf)
 
-    def _load(self, experts: Integers, width: int) -> Integers:
+    def _load(self, plan: AssignmentPlan) -> Integers:
+        experts, width = plan.experts, self._width(plan)
+        if self.valid is None and experts.size and experts.min() >= 0 and experts.max() < width:
+            return np.bincount(experts.reshape(-1), minlength=width)
         return np.bincount(experts[self._there(experts)], minlength=width).astype(np.int64)
 
 

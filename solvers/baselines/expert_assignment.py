@@ -35,21 +35,26 @@ def greedy(spec: ExpertAssignment) -> AssignmentPlan:
     return form.report(chosen, np.zeros(spec.experts))
 
 
-def bip(spec: ExpertAssignment) -> AssignmentPlan:
+def bip(spec: ExpertAssignment, rounds: int = BIP_ROUNDS) -> AssignmentPlan:
     """BIP: rounds of dual updates, both sides' prices at least 0, then top-k of scores − prices."""
     form = AssignmentProgram(spec)
     prices = np.zeros(spec.experts)
-    for _ in range(BIP_ROUNDS):
+    for _ in range(rounds):
         token_prices = np.maximum(_next_best(form, form.scores - prices), 0.0)
         prices = np.maximum(_next_in_line(form, token_prices, prices), 0.0)
     return _routed(form, prices)
 
 
-def quantile_balancing(spec: ExpertAssignment) -> AssignmentPlan:
-    """Quantile Balancing: the same without the floors; only differences of prices count, so the least becomes 0."""
+def quantile_balancing(
+    spec: ExpertAssignment, rounds: int = QUANTILE_ROUNDS, start: Floats | None = None
+) -> AssignmentPlan:
+    """Quantile Balancing: the same without the floors; only differences of prices count, so the least becomes 0.
+
+    start: (experts,) the last step's prices, which a training run starts from; none in a cold start.
+    """
     form = AssignmentProgram(spec)
-    prices = np.zeros(spec.experts)
-    for _ in range(QUANTILE_ROUNDS):
+    prices = np.zeros(spec.experts) if start is None else start
+    for _ in range(rounds):
         prices = _next_in_line(form, _next_best(form, form.scores - prices), prices)
     return _routed(form, prices - prices.min(initial=0.0))
 
@@ -59,6 +64,9 @@ def _next_best(form: AssignmentProgram, reduced: Floats) -> Floats:
     tokens, experts = reduced.shape
     if not tokens or not experts:
         return np.zeros(tokens)
+    if form.allowed.all():
+        last = max(experts - 1 - form.spec.experts_per_token, 0)
+        return np.partition(reduced, last, axis=1)[:, last]
     following = np.minimum(form.spec.experts_per_token, form.allowed.sum(axis=1) - 1)  # the last, where all are taken
     ranked = np.sort(np.where(form.allowed, -reduced, np.inf), axis=1)
     found = -np.take_along_axis(ranked, np.maximum(following, 0)[:, None], axis=1)[:, 0]
@@ -69,6 +77,11 @@ def _next_in_line(form: AssignmentProgram, token_prices: Floats, prices: Floats)
     """(experts,) the (capacity + 1)-th largest of each column: what the first token that finds no place would pay."""
     tokens = len(token_prices)
     waiting = form.places < tokens
+    if waiting.all() and tokens and (form.places == form.places[:1]).all():
+        place = int(form.places[0])
+        columns = np.ascontiguousarray((token_prices[:, None] - form.scores).T)  # rows are quicker to partition
+        found = -np.partition(columns, place, axis=1)[:, place]
+        return np.where(np.isfinite(found), found, 0.0)
     ranked = np.sort(token_prices[:, None] - form.scores, axis=0)
     found = prices.copy()
     found[waiting] = -ranked[form.places[waiting], np.flatnonzero(waiting)]
@@ -78,12 +91,24 @@ def _next_in_line(form: AssignmentProgram, token_prices: Floats, prices: Floats)
 def _routed(form: AssignmentProgram, prices: Floats) -> AssignmentPlan:
     """Top-k of scores − prices, each row by descending score; −1 where too few pairs are allowed."""
     wanted = form.spec.experts_per_token
-    ranking = np.argsort(-(form.scores - prices), axis=1, kind="stable")[:, :wanted]
+    ranking = _best(form.scores - prices, wanted)
     score = np.take_along_axis(form.scores, ranking, axis=1)
     order = np.argsort(-score, axis=1, kind="stable")
     chosen: Integers = np.take_along_axis(np.where(score > -np.inf, ranking, -1), order, axis=1)
     missing = wanted - chosen.shape[1]
     return form.report(np.pad(chosen, ((0, 0), (0, max(missing, 0))), constant_values=-1), prices)
+
+
+def _best(reduced: Floats, wanted: int) -> Integers:
+    """(tokens × k) the columns with the largest entries of each row, the first of equals first."""
+    if not 0 < wanted < reduced.shape[1]:
+        return np.argsort(-reduced, axis=1, kind="stable")[:, :wanted]
+    last = np.partition(reduced, -wanted, axis=1)[:, -wanted, None]
+    more = reduced > last
+    spare = wanted - more.sum(axis=1, keepdims=True)
+    equal = reduced == last
+    chosen = more | (equal & (np.cumsum(equal, axis=1) <= spare))
+    return np.nonzero(chosen)[1].reshape(len(reduced), wanted)
 
 
 BASELINES = {

@@ -1,0 +1,245 @@
+"""Prices and paths: the algorithm for expert assignment against the compiled program, enumeration and itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import equipoise as eq
+from equipoise.solvers.algorithms.matching_descent import Market, Matcher, Workers
+from equipoise.solvers.answer import ProgramInfeasible
+
+from .test_expert_assignment import achieved, best, random_spec
+
+OWN = "equipoise prices and paths"
+
+
+def routed(
+    seed: int, tokens: int = 600, experts: int = 16, chosen: int = 4, skew: float = 2.0, **fields: Any
+) -> eq.ExpertAssignment:
+    """Router scores with popular experts; large enough for prices to be looked for on a sample first."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(size=(tokens, experts)) + skew * random.normal(size=experts)
+    return eq.ExpertAssignment(scores=1 / (1 + np.exp(-logits)), experts_per_token=chosen, **fields)
+
+
+def held_up(spec: eq.ExpertAssignment, plan: Any) -> None:
+    """A plan keeps every rule and its certificate is true; raises if not."""
+    result = eq.check(spec, plan)
+    assert result.ok, result.problems
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_small_tasks_of_every_form_are_solved_as_enumeration_does(block: int) -> None:
+    for seed in range(1000 + block * 25, 1025 + block * 25):
+        spec = random_spec(seed)
+        top = best(spec)
+        if top is None:
+            with pytest.raises(eq.InfeasibleError):
+                eq.solve(spec, "exact")
+            continue
+        plan = eq.solve(spec, "exact")
+        assert OWN in plan.certificate.method
+        assert float(top - achieved(spec, plan)) <= 1e-14 * abs(float(top)), seed
+        assert plan.certificate.status == "optimal", seed
+        held_up(spec, plan)
+
+
+def _forbidden(seed: int) -> eq.ExpertAssignment:
+    spec, random = routed(seed), np.random.default_rng(seed)
+    return spec.replace(scores=np.where(random.random(spec.scores.shape) < 0.15, -math.inf, spec.scores))
+
+
+def _padded(seed: int) -> eq.ExpertAssignment:
+    return routed(seed, valid=np.random.default_rng(seed).random(600) < 0.7)
+
+
+def _odd(seed: int) -> eq.ExpertAssignment:
+    random = np.random.default_rng(seed)
+    return routed(seed, capacity=random.multinomial(2600, random.dirichlet(np.ones(16) * 8)))
+
+
+def _masked(seed: int) -> eq.ExpertAssignment:
+    spec, random = routed(seed), np.random.default_rng(seed)
+    return spec.replace(scores=np.where(random.random(spec.scores.shape) < 0.3, -1e9, spec.scores))
+
+
+def _tied(seed: int) -> eq.ExpertAssignment:
+    return eq.ExpertAssignment(
+        scores=np.random.default_rng(seed).integers(0, 4, (600, 16)).astype(float), experts_per_token=3
+    )
+
+
+LARGER: dict[str, Callable[[int], eq.ExpertAssignment]] = {
+    "every place taken": lambda seed: routed(seed),
+    "a place left over here and there": lambda seed: routed(seed, tokens=601, experts=13),
+    "a quarter more places": lambda seed: routed(seed, capacity=188),
+    "places for everyone": lambda seed: routed(seed, capacity=600),
+    "capacities of all sizes": _odd,
+    "forbidden pairs": _forbidden,
+    "padding": _padded,
+    "a huge negative score as a mask": _masked,
+    "scores of four values": _tied,
+    "all scores equal": lambda seed: eq.ExpertAssignment(scores=np.ones((600, 16)), experts_per_token=3),
+    "every expert takes every token": lambda seed: routed(seed, experts=8, chosen=8),
+    "flat columns": lambda seed: routed(seed, skew=6.0),
+    "tiny scores": lambda seed: (spec := routed(seed)).replace(scores=spec.scores * 2.0**-1000),
+    "large scores": lambda seed: (spec := routed(seed)).replace(scores=spec.scores * 2.0**300),
+    "negative scores": lambda seed: (spec := routed(seed)).replace(scores=spec.scores - 5.0),
+}
+
+
+@pytest.mark.parametrize("name", LARGER)
+@pytest.mark.parametrize("seed", range(3))
+def test_larger_tasks_are_solved_as_min_cost_flow_does(name: str, seed: int) -> None:
+    spec = LARGER[name](seed)
+    plan, program = eq.solve(spec, "exact"), eq.solve(spec, "exact", backend="flow")
+    assert OWN in plan.certificate.method
+    assert plan.certificate.status == "optimal"
+    assert plan.certificate.objective == pytest.approx(program.certificate.objective, rel=1e-13)
+    assert np.allclose(plan.prices, program.prices, rtol=1e-9, atol=1e-12 * float(np.abs(program.prices).max()))
+    held_up(spec, plan)
+
+
+@pytest.mark.parametrize("name", LARGER)
+def test_fast_meets_every_capacity_within_its_gap(name: str) -> None:
+    spec = LARGER[name](7)
+    plan = eq.solve(spec, "fast")
+    assert (plan.load <= spec.places()).all()
+    assert plan.certificate.gap <= 1e-3
+    held_up(spec, plan)
+
+
+def test_fast_bounds_what_exact_reaches() -> None:
+    spec = routed(3, tokens=4096, experts=32)
+    fast, exact = eq.solve(spec, "fast"), eq.solve(spec, "exact")
+    assert "moves" in fast.certificate.method
+    assert fast.certificate.objective < exact.certificate.objective <= fast.certificate.bound
+    held_up(spec, fast)
+
+
+@pytest.mark.parametrize("method", ["exact", "fast"])
+def test_threads_do_not_change_the_plan(method: Any) -> None:
+    spec = routed(5, tokens=5000, experts=24)
+    one, two, three = (eq.solve(spec, method, threads=threads) for threads in (1, 2, 3))
+    assert one.fields().keys() == two.fields().keys()
+    for field in ("experts", "prices", "load"):
+        assert getattr(one, field).tobytes() == getattr(two, field).tobytes() == getattr(three, field).tobytes()
+    assert one.certificate.objective == two.certificate.objective
+    assert one.certificate.bound == two.certificate.bound
+
+
+def test_a_warm_session_reaches_the_optimum_of_every_step() -> None:
+    spec, random = routed(8, tokens=2000), np.random.default_rng(8)
+    scores = spec.scores
+    with eq.session(spec, "exact") as session:
+        for step in range(4):
+            plan, alone = session.step(scores=scores), eq.solve(spec.replace(scores=scores), "exact")
+            assert ("from the last prices" in plan.certificate.method) == (step > 0)
+            assert plan.certificate.objective == alone.certificate.objective
+            assert (plan.experts == alone.experts).all()
+            assert np.allclose(plan.prices, alone.prices, rtol=0, atol=1e-12)
+            scores = scores + 0.01 * random.normal(size=scores.shape)
+
+
+def test_a_warm_session_survives_tasks_that_have_nothing_in_common() -> None:
+    first = routed(1)
+    with eq.session(first, "exact") as session:
+        session.step()
+        for scores in (1e6 * routed(2).scores, -first.scores, np.ones((600, 16)), 1e-9 * routed(3).scores):
+            plan = session.step(scores=scores)
+            alone = eq.solve(first.replace(scores=scores), "exact", backend="flow")
+            assert plan.certificate.objective == pytest.approx(alone.certificate.objective, rel=1e-13)
+        with pytest.raises(eq.InfeasibleError):
+            session.step(scores=first.scores, capacity=1)
+        assert session.step(scores=first.scores) == eq.solve(first, "exact")
+
+
+def test_fast_sessions_keep_capacities_and_gaps_as_scores_drift() -> None:
+    spec, random = routed(9, tokens=3000, experts=32), np.random.default_rng(9)
+    with eq.session(spec, "fast") as session:
+        scores = spec.scores
+        for _ in range(6):
+            plan = session.step(scores=scores)
+            assert plan.load.max() <= spec.places().max()
+            assert plan.certificate.gap <= 1e-3
+            held_up(spec.replace(scores=scores), plan)
+            scores = scores + 0.01 * random.normal(size=scores.shape)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3, 1e6, 1e150])
+def test_given_prices_do_not_change_the_answer(level: float) -> None:
+    spec = routed(6)
+    prices = level * np.random.default_rng(6).random(16)
+    assert eq.solve(spec.replace(prices=prices), "exact") == eq.solve(spec, "exact")
+
+
+def test_the_caller_may_use_its_array_again_between_steps() -> None:
+    spec = routed(4, tokens=1500)
+    mine = spec.scores.copy()
+    with eq.session(spec, "exact") as session:
+        session.step(scores=mine)
+        mine[:] = mine[::-1].copy()
+        assert session.step(scores=mine).certificate.objective == eq.solve(spec, "exact").certificate.objective
+
+
+def test_scores_that_are_a_view_of_others_are_read_as_they_stand() -> None:
+    wide = routed(4, experts=32).scores
+    view = wide[:, ::2]
+    plan = eq.solve(eq.ExpertAssignment(scores=view, experts_per_token=4), "exact")
+    assert plan == eq.solve(eq.ExpertAssignment(scores=view.copy(), experts_per_token=4), "exact")
+
+
+def test_forbidden_pairs_that_leave_too_few_places_are_infeasible_at_any_size() -> None:
+    scores = routed(2).scores.copy()
+    scores[:400, 4:] = -math.inf  # 400 tokens need 1600 places of four experts
+    spec = eq.ExpertAssignment(scores=scores, experts_per_token=4)
+    with pytest.raises(eq.InfeasibleError, match="forbidden pairs leave"):
+        eq.solve(spec, "exact")
+    with pytest.raises(eq.InfeasibleError):
+        eq.solve(spec, "fast")
+
+
+def test_too_many_experts_for_a_graph_are_left_to_the_program() -> None:
+    spec = eq.ExpertAssignment(scores=np.random.default_rng(1).random((2, 4097)), experts_per_token=1)
+    assert "flow" in eq.solve(spec).certificate.method
+    with pytest.raises(eq.UnsupportedError, match="4,097 experts"):
+        eq.solve(spec, "fast")
+
+
+@pytest.mark.parametrize("depth", [0.0, 0.01, 10.0])
+@pytest.mark.parametrize("again", [False, True])
+def test_what_tokens_want_is_what_sorting_says(depth: float, again: bool) -> None:
+    scores = routed(3, experts=64).scores
+    random = np.random.default_rng(3)
+    market = Market(scores, 4, np.full(64, 40), 1, Workers(1))
+    prices = random.random(64)
+    if again:
+        market.visit(prices + 0.1 * random.random(64), 0.05)
+    bound = market.visit(prices, depth)
+    reduced = scores - prices
+    ranked = np.sort(reduced, axis=1)[:, ::-1]
+    wanted = np.take_along_axis(reduced, market.near[:, :5], axis=1)
+    assert (wanted == ranked[:, :5]).all()
+    assert (market.load == np.bincount(market.near[:, :4].ravel(), minlength=64)).all()
+    assert bound == pytest.approx(ranked[:, :4].sum() + 40 * prices.sum(), rel=1e-13)
+    for token in range(0, 600, 50):
+        listed = market.near[token, : market.count[token]]
+        others = np.delete(reduced[token], listed)
+        assert len(set(listed.tolist())) == len(listed)
+        assert (others <= market.cutoff[token]).all()
+
+
+def test_a_matcher_forgets_a_task_that_failed() -> None:
+    spec = routed(1)
+    matcher = Matcher(1)
+    first = matcher.match(spec.scores, 4, spec.places(), None, 0.0)
+    with pytest.raises(ProgramInfeasible):
+        matcher.match(np.where(np.arange(16) < 3, spec.scores, -math.inf), 4, spec.places(), None, 0.0)
+    again = matcher.match(spec.scores, 4, spec.places(), None, 0.0)
+    assert not again.warm
+    assert (first.experts == again.experts).all()
