@@ -599,3 +599,20 @@ def raising(error: Exception) -> Callable[..., NoReturn]:
         raise error
 
     return fail
+
+
+# what is compiled beforehand
+
+
+def test_warmup_has_the_machine_code_ready_and_says_what_it_took() -> None:
+    result = run("warmup", "rollout_budgets")
+    assert result.exit_code == 0
+    head, row = result.stdout.splitlines()[:2]
+    assert head.split() == ["kind", "functions", "compiled", "now", "seconds"]
+    assert row.split()[0] == "rollout_budgets"
+
+
+def test_warmup_knows_the_kinds() -> None:
+    result = run("warmup", "rollouts")
+    assert result.exit_code == 2
+    assert "did you mean 'rollout_budgets'?" in result.stderr

@@ -116,6 +116,42 @@ def test_arrays_are_read_only(spec: eq.Spec[Any]) -> None:
     assert all(not array.flags.writeable for array in arrays(spec.fields()))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", ["minimal", "."])
+def test_the_fast_method_gives_a_plan_that_check_proves(kind: str, size: str) -> None:
+    spec = eq.load(EXAMPLES / size / f"{kind}.yaml")
+    plan = eq.solve(spec, "fast")
+    assert plan.certificate.method.startswith("fast: equipoise ")
+    assert plan.certificate.gap <= 0.05
+    result = eq.check(spec, plan)
+    assert result.ok, result.problems
+    assert same(plan, eq.solve(spec, "fast", threads=2))
+    exact = eq.solve(spec, "exact").certificate
+    room = 1e-9 * abs(exact.objective)
+    sign = 1 if exact.sense == "maximise" else -1
+    assert sign * plan.certificate.objective <= sign * exact.objective + room
+    assert sign * plan.certificate.bound >= sign * exact.objective - room
+
+
+@pytest.mark.parametrize("method", ["auto", "exact", "fast"])
+def test_the_algorithm_and_the_program_agree(spec: eq.Spec[Any], method: Any) -> None:
+    backend = "flow" if spec.kind == "expert_assignment" else "highs"
+    program = eq.solve(spec, "exact", backend=backend).certificate
+    plan = eq.solve(spec, method)
+    assert plan.certificate.objective == pytest.approx(program.objective, rel=max(1e-9, plan.certificate.gap))
+
+
+@pytest.mark.parametrize("method", ["auto", "exact", "fast"])
+@pytest.mark.parametrize("limit", [0.0, 1e-6, 1e-3])
+def test_without_time_there_is_a_plan_that_holds_or_a_timeout(spec: eq.Spec[Any], method: Any, limit: float) -> None:
+    try:
+        plan = eq.solve(spec, method, time_limit=limit)
+    except eq.SolveTimeout:
+        return
+    result = eq.check(spec, plan)
+    assert result.ok, result.problems
+
+
 def test_the_fast_method_runs_no_backend(spec: eq.Spec[Any]) -> None:
     with pytest.raises(eq.UnsupportedError, match="'fast' runs no backend"):
         eq.solve(spec, "fast", backend="highs")
