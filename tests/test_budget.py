@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 import equipoise as eq
-from equipoise.solvers.algorithms import multiple_choice
-from equipoise.solvers.algorithms.exchange import LIST, POOL, exchange
+from equipoise.solvers.algorithms import choice, multiple_choice
 from equipoise.solvers.algorithms.rollout_steps import concave
 from equipoise.solvers.purse import _purse_one_by_one, purse
 from equipoise.solvers.rollout_beliefs import fit_beta
@@ -313,7 +312,7 @@ def test_exchanges_find_what_brute_force_finds() -> None:
         left = multiple_choice.relax(values, cost, corner, corners, room, price, whole, counts, surplus)
         highest = multiple_choice.bound(values, cost.astype(float), corner, corners, float(room), price)
         multiple_choice.fill(values, cost, top, left, price, whole, 0, counts)
-        state = exchange(values, cost, top, room, price, whole, surplus, 0.0, LIST, POOL, counts)
+        counts, proved = choice.exchanged(values, top, cost, room, whole, price, surplus, counts, 0.0)
         fits = [
             sum(values[item, count] for item, count in enumerate(chosen))
             for chosen in product(range(width), repeat=size)
@@ -323,7 +322,7 @@ def test_exchanges_find_what_brute_force_finds() -> None:
         assert spent == room if whole else spent <= room
         achieved = float(values[np.arange(size), counts].sum())
         assert highest >= max(fits) - 1e-12, seed
-        assert state == 2, seed
+        assert proved, seed
         assert achieved == pytest.approx(max(fits), abs=1e-12), seed
         proven += 1
     assert proven == 150

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import equipoise as eq
-from equipoise.solvers.algorithms import leftover, purchase
-from equipoise.solvers.algorithms.collection_budgets import Shop
+from equipoise.solvers.algorithms import learning_curves
+from equipoise.solvers.algorithms.collection_shop import Shop
+from equipoise.solvers.algorithms.exchange import exchange
 from equipoise.solvers.collection_market import Market
 from equipoise.solvers.levels import Levels, settle
 
@@ -289,25 +290,30 @@ def test_exchanges_find_the_best_entries_there_are(seed: int) -> None:
     random = np.random.default_rng(seed)
     items, price = int(random.integers(1, 6)), 0.5
     widths = random.integers(1, 4, items)
-    starts = np.concatenate([[0], np.cumsum(widths)])
-    lots, regret = random.integers(-2, 3, starts[-1]), random.choice([0.1, 0.2, 0.7, 1.0], starts[-1])
-    lots[starts[:-1]], regret[starts[:-1]] = 0, 0.0
-    cost, spare = random.integers(1, 6, items), int(random.integers(0, 12))
+    item, starts = np.repeat(np.arange(items), widths), np.concatenate([[0], np.cumsum(widths)])
+    shift, regret = random.integers(-2, 3, starts[-1]), random.choice([0.1, 0.2, 0.7, 1.0], starts[-1])
+    shift[starts[:-1]], regret[starts[:-1]] = 0, 0.0
+    cost, spare, at = random.integers(1, 6, items), int(random.integers(0, 12)), random.integers(4, 9, items)
     entries = [range(starts[item], starts[item + 1]) for item in range(items)]
-    best = math.inf
-    for chosen in np.stack(np.meshgrid(*entries, indexing="ij"), axis=-1).reshape(-1, items):
-        spent = int(cost @ lots[chosen])
-        if spent <= spare:
-            best = min(best, float(regret[chosen].sum()) + price * (spare - spent))
-    short, choice = np.array([np.inf]), np.full(items, -1)
-    assert leftover.exchange(starts, lots, regret, cost, spare, price, 0.0, short, choice)
-    assert short[0] == pytest.approx(best)
-    chosen = choice[choice >= 0]
-    assert int(cost[choice >= 0] @ lots[chosen]) <= spare
+    combinations = np.stack(np.meshgrid(*entries, indexing="ij"), axis=-1).reshape(-1, items)
+    for whole in (False, True):
+        best = math.inf
+        for chosen in combinations:
+            rest = spare - int(cost @ shift[chosen])
+            if rest == 0 or (rest > 0 and not whole):
+                best = min(best, float(regret[chosen].sum()) + price * rest)
+        found = exchange(item, shift, regret, at, cost, spare, price, math.inf, 0.0, whole=whole)
+        assert found.proven
+        assert found.short == pytest.approx(best)
+        if found.counts is None:
+            assert best == math.inf
+        else:
+            spent = int(cost @ (found.counts - at))
+            assert spent == spare if whole else spent <= spare
 
 
 def test_exchanges_that_run_out_of_room_prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("equipoise.solvers.algorithms.collection_budgets.DOUBTS", 1)
+    monkeypatch.setattr("equipoise.solvers.algorithms.collection_shop.DOUBTS", 1)
     spec = eq.CollectionBudgets(**{**task(1, largest=8), "objective": "weighted_mean"})
     spec = spec.replace(groups={**spec.fields()["groups"], "cost": np.linspace(0.7, 3.1, len(spec.groups)).round(2)})
     fast = eq.solve(spec.replace(budget=50.0), "fast", gap=0.0)
@@ -316,7 +322,7 @@ def test_exchanges_that_run_out_of_room_prove_nothing(monkeypatch: pytest.Monkey
 
 
 def test_losses_are_those_of_the_curves() -> None:
-    columns = (purchase.BASE, purchase.SCALE, purchase.EXPONENT, purchase.SLOPE, purchase.ZERO)
+    columns = [getattr(learning_curves, name) for name in ("BASE", "SCALE", "EXPONENT", "SLOPE", "ZERO")]
     market = Market(eq.CollectionBudgets(**task(2)))
     shop = Shop.of(market)
     assert np.isfinite(shop.curve[:, columns]).all()

@@ -3,15 +3,9 @@
     maximise Σ value_i(n_i)   subject to   Σ n_i = N,  low_i ≤ n_i ≤ cap_i,  n whole,  every value concave
 
 The optimum takes the N best marginal values (Fox, "Discrete optimization via marginal analysis", 1966; Gross, 1956).
-They are never tabulated: each item climbs its own sequence, one ratio per piece, as long as the next marginal value
-beats a price; the price is found by bisection on the bits of a float, and the last few pieces by selection. A solve
+They are never tabulated: each item climbs its own sequence (`rungs.py`) as long as the next marginal value beats a
+price; the price is found by bisection on the bits of a float, and the last few pieces by selection. A solve
 takes O(N + items) steps times a small constant, and O(items) memory, whatever the caps are.
-
-A piece is a rung of `step` units. Tables of one row per item carry an item's sequence and where it stands in it:
-
-    curve   FIRST, SECOND, GROWTH, DECAY, TOTAL: what the law of marginal values is made of
-    state   FIRST, SECOND after the rung ahead; GAIN of the rung ahead; LAST rung's gain; SUM of all gains so far
-    place   AT: units up to the rung ahead; COUNT: rungs taken
 """
 
 from __future__ import annotations
@@ -29,131 +23,15 @@ from ..machine import (
     out_reals,
     real,
     real_table,
-    reals,
 )
+from .rungs import AT, COUNT, GAIN, climb, take_rung
 
-BELIEF, RATE, RECIPROCAL, VIP = 0, 1, 2, 3
-"""Laws of marginal values. BELIEF and RATE: first·Π (growth + j)/(total + j) + second·Π (decay + j)/(total + j) over
-the units since `seen`, j standing still under RATE; nothing for the very first unit of all. RECIPROCAL: first/n falls.
-VIP: first·(n − 1)/n² falls, from 3 on by less and less."""
-FIRST, SECOND, GROWTH, DECAY, TOTAL = 0, 1, 2, 3, 4
-GAIN, LAST, SUM = 2, 3, 4
-AT, COUNT = 0, 1
-TINY = 1e-290
-"""Parts of marginal values that have come down to this are nothing: numbers further down are slow to multiply."""
 SAMPLE, SHARE = 64, 16
 """The price is first looked for on one of so many items, and on so many at least."""
 SPARE = 512
 """Rungs beyond one per item among which the last ones are selected directly."""
 FINE, COARSE = 1 << 49, 1 << 52
 """Bits of a float that a price moves by at first: about a tenth, and a factor of two."""
-
-
-@compiled(real(integer, integer, real, real))
-def _single(law: int, unit: int, first: float, second: float) -> float:
-    """What one more unit is worth after `unit` of them."""
-    if law <= RATE:
-        return first + second if unit > 0 else 0.0
-    count = float(unit)
-    if law == RECIPROCAL:
-        return first / (count * (count + 1.0))
-    return first * ((count * (count - 1.0) - 1.0) / (count * count * (count + 1.0) * (count + 1.0)))
-
-
-@compiled(none(integer, integer, integers, integers, real_table, out_real_table, out_integer_table))
-def begin(law: int, step: int, seen: Integers, start: Integers, curve: Floats, state: Floats, place: Integers) -> None:
-    """Places every item at rung `start`; SUM is what the units between `seen` and there are worth."""
-    drift = 1.0 if law == BELIEF else 0.0
-    for item in range(len(curve)):
-        first, second, total = curve[item, FIRST], curve[item, SECOND], 0.0
-        unit, ahead = (seen[item] if law <= RATE else start[item] * step), start[item] * step
-        for goal in range(2):
-            gain = 0.0
-            while unit < ahead:
-                gain += _single(law, unit, first, second)
-                if law <= RATE:
-                    along = drift * (unit - seen[item])
-                    scale = 1.0 / (curve[item, TOTAL] + along)
-                    first *= (curve[item, GROWTH] + along) * scale
-                    second *= (curve[item, DECAY] + along) * scale
-                    first = first if first > TINY else 0.0
-                    second = second if second > TINY else 0.0
-                unit += 1
-            if goal == 0:
-                total, ahead = gain, ahead + step
-            else:
-                state[item, GAIN] = gain
-        state[item, FIRST], state[item, SECOND] = first, second
-        state[item, LAST], state[item, SUM] = np.inf, total
-        place[item, AT], place[item, COUNT] = unit, start[item]
-
-
-@compiled(none(integer, integer, integers, real_table, out_real_table, out_integer_table, integer))
-def _step(law: int, step: int, seen: Integers, curve: Floats, state: Floats, place: Integers, item: int) -> None:
-    """Takes one item's next rung, whatever it is worth."""
-    drift = 1.0 if law == BELIEF else 0.0
-    first, second, unit, gain = state[item, FIRST], state[item, SECOND], place[item, AT], 0.0
-    for _ in range(step):
-        gain += _single(law, unit, first, second)
-        if law <= RATE:
-            along = drift * (unit - seen[item])
-            scale = 1.0 / (curve[item, TOTAL] + along)
-            first *= (curve[item, GROWTH] + along) * scale
-            second *= (curve[item, DECAY] + along) * scale
-            first = first if first > TINY else 0.0
-            second = second if second > TINY else 0.0
-        unit += 1
-    state[item, LAST] = state[item, GAIN]
-    state[item, SUM] += state[item, GAIN]
-    state[item, FIRST], state[item, SECOND], state[item, GAIN] = first, second, gain
-    place[item, AT] = unit
-    place[item, COUNT] += 1
-
-
-@compiled(integer(integer, integer, integers, real_table, out_real_table, out_integer_table, integers, real, integer))
-def climb(
-    law: int,
-    step: int,
-    seen: Integers,
-    curve: Floats,
-    state: Floats,
-    place: Integers,
-    cap: Integers,
-    price: float,
-    limit: int,
-) -> int:
-    """Takes every rung that is worth more than a price, up to the caps; how many, just over `limit` if it gives up."""
-    drift = 1.0 if law == BELIEF else 0.0
-    taken = 0
-    for item in range(len(curve)):
-        gain, count, most = state[item, GAIN], place[item, COUNT], cap[item]
-        if not (gain > price and count < most):
-            continue
-        first, second, last, total = state[item, FIRST], state[item, SECOND], 0.0, state[item, SUM]
-        growth, decay, below = curve[item, GROWTH], curve[item, DECAY], curve[item, TOTAL]
-        unit, before = place[item, AT], seen[item]
-        while gain > price and count < most and taken <= limit:
-            last = gain
-            total += gain
-            count += 1
-            taken += 1
-            gain = 0.0
-            for _ in range(step):
-                gain += _single(law, unit, first, second)
-                if law <= RATE:
-                    along = drift * (unit - before)
-                    scale = 1.0 / (below + along)
-                    first *= (growth + along) * scale
-                    second *= (decay + along) * scale
-                    first = first if first > TINY else 0.0
-                    second = second if second > TINY else 0.0
-                unit += 1
-        state[item, FIRST], state[item, SECOND] = first, second
-        state[item, GAIN], state[item, LAST], state[item, SUM] = gain, last, total
-        place[item, AT], place[item, COUNT] = unit, count
-        if taken > limit:
-            break
-    return taken
 
 
 @compiled(none(out_real_table, out_integer_table, out_real_table, out_integer_table))
@@ -256,7 +134,7 @@ def _settle(
                 while stood[item, COUNT] < target:
                     ahead[size] = tried[item, GAIN]
                     size += 1
-                    _step(law, step, seen, curve, tried, stood, item)
+                    take_rung(law, step, seen, curve, tried, stood, item)
             high = _ranked(ahead, taken - wanted)
             wanted -= climb(law, step, seen, curve, state, place, cap, high, wanted)
             break
@@ -300,7 +178,7 @@ def _share(
         for entry in range(size):
             item = tied[entry]
             if wanted > 0:
-                _step(law, step, seen, curve, state, place, item)
+                take_rung(law, step, seen, curve, state, place, item)
                 wanted -= 1
             if state[item, GAIN] == level and place[item, COUNT] < cap[item]:
                 tied[kept] = item
@@ -342,27 +220,3 @@ def take(
     wanted = _settle(law, step, seen, curve, state, place, cap, wanted, price, width, size + SPARE, level)
     _share(law, step, seen, curve, state, place, cap, wanted, level[0])
     return level[0]
-
-
-@compiled(none(integer, integer, integers, real_table, out_real_table, out_integer_table, integers, out_real_table))
-def tabulate(
-    law: int, step: int, seen: Integers, curve: Floats, state: Floats, place: Integers, cap: Integers, values: Floats
-) -> None:
-    """(items × rungs) the SUM at every rung from where each item stands to its cap, the last one repeated after it."""
-    for item in range(len(curve)):
-        for rung in range(values.shape[1]):
-            values[item, rung] = state[item, SUM]
-            if place[item, COUNT] < cap[item]:
-                _step(law, step, seen, curve, state, place, item)
-
-
-@compiled(none(reals, reals, integers, out_reals))
-def running_product(start: Floats, total: Floats, further: Integers, product: Floats) -> None:
-    """(items,) Π_{j < further} (start + j)/(total + j)."""
-    for item in range(len(start)):
-        worth = 1.0
-        for unit in range(further[item]):
-            worth *= (start[item] + unit) / (total[item] + unit)
-            if worth == 0.0:
-                break
-        product[item] = worth

@@ -1,229 +1,219 @@
-"""From a good choice of counts to the best one, by dynamic programming over what a price leaves in doubt: machine code.
+"""From the best counts at a price to the best there are, by dynamic programming over what the price leaves in doubt.
 
-    maximise Σ value[i, k_i]   subject to   Σ cost_i·k_i ≤ room (or = room),  0 ≤ k_i ≤ top_i
+    minimise Σ regret[k_i] + price·(spare − Σ cost_i·shift[k_i])   subject to   Σ cost_i·shift[k_i] ≤ spare (or = spare)
 
-At the price of the linear relaxation every item has a best count, its peak, and every other count loses something
-against it. What a plan loses in all, what it leaves unspent included, is how far it falls short of the bound. So a
-count that alone loses as much as a plan that is known is in no better plan, and only the few others are looked at
-(Pisinger, "A minimal algorithm for the multiple-choice knapsack problem", 1995).
+over one entry k_i per item: by how much its count differs from the best one at the price, and what it loses by that.
+The minimum is how far the plan falls short of the Lagrangian bound. So a count that alone loses as much as a known plan
+is in no better plan, and items are looked at in the order of the least that another count loses (Pisinger, "A minimal
+algorithm for the multiple-choice knapsack problem", 1995). A state is what is spent and lost so far; one that spends
+more for no better reckoning at the price is dropped, and so is one that can lead to nothing better than what is known.
+The core is machine code.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from ...specs.arrays import Floats, Integers
-from ..machine import (
-    compiled,
-    flag,
-    integer,
-    integers,
-    none,
-    out_integers,
-    out_reals,
-    real,
-    real_table,
-    reals,
-)
+from ..machine import compiled, flag, integer, integers, none, out_integers, out_reals, real, reals
 
-LIST = 1 << 13
-"""States that are kept from item to item, at most; with more, those that lost least, and no proof."""
+LIST = 1 << 15
+"""States kept from item to item, at most; beyond, those that lose less, and no proof."""
+POOL = 1 << 20
+"""States in all, at most."""
+LOOKED = 1 << 23
+"""Pairs of a state and an entry of the next item that are looked at in all, at most."""
 FAR = 1 << 60
 """More than any room, and far from what int64 holds."""
-POOL = 1 << 20
-"""States in all, at most, and four times as many looked at."""
+NEVER = 1 << 62
+"""Stands for what is spent where nothing is ahead."""
 
 
-@compiled(real(real_table, integers, real, reals, integer, integer))
-def _loss(values: Floats, cost: Integers, price: float, surplus: Floats, item: int, count: int) -> float:
-    """What an item's count loses at the price against its best one."""
-    return max(surplus[item] - (values[item, count] - price * float(cost[item]) * count), 0.0)
-
-
-@compiled(none(real_table, integers, integers, real, reals, out_integers, out_reals))
-def _survey(
-    values: Floats, cost: Integers, top: Integers, price: float, surplus: Floats, peak: Integers, nearest: Floats
-) -> None:
-    """The best count of every item at the price, and the least that another one loses."""
-    for item in range(len(top)):
-        least = np.inf
-        for count in range(top[item] + 1):
-            loss = _loss(values, cost, price, surplus, item, count)
-            if loss < least:
-                least, peak[item] = loss, count
-        nearest[item] = np.inf
-        for count in range(top[item] + 1):
-            if count != peak[item]:
-                nearest[item] = min(nearest[item], _loss(values, cost, price, surplus, item, count))
+@compiled(none(integers, integers, integers, out_integers, out_integers))
+def _reach(starts: Integers, shift: Integers, cost: Integers, down: Integers, up: Integers) -> None:
+    """(items + 1,) by how much the items from each place on can lower and raise what is spent."""
+    for item in range(len(cost) - 1, -1, -1):
+        least, most = shift[starts[item] : starts[item + 1]].min(), shift[starts[item] : starts[item + 1]].max()
+        down[item] = min(down[item + 1] - cost[item] * least, FAR)
+        up[item] = min(up[item + 1] + cost[item] * most, FAR)
 
 
 @compiled(
     integer(
-        real_table, integers, integers, real, flag, reals, integer, integer, real, integer, integer, integer,
-        reals, integers, out_reals, out_integers, out_integers, out_integers,
+        integers, reals, integer, integer, integer, integer, integer, real, flag, real, integer, out_integers,
+        out_reals, out_integers, out_integers,
     )
 )  # fmt: skip
 def _extend(
-    values: Floats,
-    cost: Integers,
-    top: Integers,
+    shift: Integers,
+    regret: Floats,
+    cost: int,
+    begin: int,
+    end: int,
+    lowest: int,
+    highest: int,
     price: float,
     whole: bool,
-    surplus: Floats,
-    item: int,
-    peak: int,
-    known: float,
-    left: int,
-    down: int,
-    up: int,
+    limit: float,
+    longest: int,
+    money: Integers,
     lost: Floats,
-    spent: Integers,
-    new_lost: Floats,
-    new_spent: Integers,
     parent: Integers,
-    choice: Integers,
+    taken: Integers,
 ) -> int:
-    """Every state with every count of one more item that may still lead to a better plan; how many there are.
+    """The states `begin` to `end` with every entry of one more item, written behind them; where they end, negative if
+    they had to be found with less patience than `limit`, as there were too many.
 
-    left: the room beside all peaks. down, up: how far the items to come can lower and raise what is spent.
+    lowest, highest: between what spent sums the later items can still reach the room.
     """
-    found = 0
-    for count in range(top[item] + 1):
-        loss = 0.0 if count == peak else _loss(values, cost, price, surplus, item, count)
-        if loss >= known:
+    entries = len(shift)
+    place, ahead = np.full(entries, begin, np.int64), np.empty(entries, np.int64)
+    size, peak, sign, low, high = end, -np.inf, 1, 0, entries
+    while True:
+        # States come in the order of what they spend, once for every entry: these sequences are merged.
+        for entry in range(low, high):
+            ahead[entry] = NEVER
+            for state in range(place[entry], end):
+                spent = money[state] + cost * shift[entry]
+                missing = max(lowest - spent, 0)
+                total = lost[state] + regret[entry] + price * missing
+                if spent > highest:
+                    break
+                if total < limit and not (whole and missing > 0):
+                    place[entry], ahead[entry] = state, spent
+                    break
+        at = 0
+        for entry in range(1, entries):
+            if ahead[entry] < ahead[at]:
+                at = entry
+        spent = ahead[at]
+        if spent == NEVER:
+            return sign * size
+        state, low, high = place[at], at, at + 1
+        place[at] += 1
+        total = lost[state] + regret[at]
+        worth, again = price * spent - total, size > end and money[size - 1] == spent
+        if (again and lost[size - 1] <= total) if whole else worth <= peak:
             continue
-        shift = cost[item] * (count - peak)
-        for row in range(len(spent)):
-            total, money = lost[row] + loss, spent[row] + shift
-            short = left - money - up
-            if total >= known or money - down > left:
-                continue
-            if short > 0 and (whole or total + price * float(short) >= known):
-                continue
-            new_lost[found], new_spent[found], parent[found], choice[found] = total, money, row, count
-            found += 1
-    return found
+        peak = worth
+        if again:
+            size -= 1  # as much spent, and less lost
+        if size - end == longest:
+            sign, limit, size, peak, low, high = -1, limit / 2.0, end, -np.inf, 0, entries
+            place[:] = begin
+            continue
+        money[size], lost[size], parent[size], taken[size] = spent, total, state, at
+        size += 1
 
 
-@compiled(integer(out_reals, out_integers, integer, real, flag, integer, out_integers))
-def _sift(lost: Floats, spent: Integers, found: int, price: float, whole: bool, longest: int, kept: Integers) -> int:
-    """The states that no other one dominates, by what they spend; how many, negative if some had to be given up.
-
-    One that spends more must be worth more, unless all of the room must be spent: then each spends its own.
-    """
-    order = np.argsort(spent[:found], kind="mergesort")
-    size, row, highest = 0, 0, -np.inf
-    while row < found:
-        best = order[row]
-        row += 1
-        while row < found and spent[order[row]] == spent[best]:
-            if lost[order[row]] < lost[best]:
-                best = order[row]
-            row += 1
-        worth = price * float(spent[best]) - lost[best]
-        if whole or worth > highest:
-            highest = worth
-            kept[size] = best
-            size += 1
-    if size <= longest:
-        return size
-    losses = np.empty(size)
-    for row in range(size):
-        losses[row] = lost[kept[row]]
-    chosen = np.sort(np.argsort(losses, kind="mergesort")[:longest])
-    for row in range(longest):
-        kept[row] = kept[chosen[row]]
-    return -longest
-
-
-@compiled(integer(real_table, integers, integers, integer, real, flag, reals, real, integer, integer, out_integers))
-def exchange(
-    values: Floats,
+@compiled(
+    flag(integers, integers, reals, integers, integer, flag, real, real, integer, integer, out_reals, out_integers)
+)
+def search(
+    starts: Integers,
+    shift: Integers,
+    regret: Floats,
     cost: Integers,
-    top: Integers,
-    room: int,
-    price: float,
+    spare: int,
     whole: bool,
-    surplus: Floats,
+    price: float,
     enough: float,
     longest: int,
     largest: int,
-    counts: Integers,
-) -> int:
-    """Better counts; 2 if they are the best, 1 if they lose at most `enough` against the bound, else 0.
+    short: Floats,
+    choice: Integers,
+) -> bool:
+    """The best entry of each item, as far as it is looked; whether that is proved to be the best there is.
 
-    surplus: (items,) the most that value − price·cost·count comes to. counts: a plan that keeps to the room, and
-    the better one afterwards. Items come in the order of the least that another count loses; a state is what those
-    looked at so far spend beside their peaks, and what they lose.
+    starts: (items + 1,) where each item's entries begin; each has one that changes nothing. whole: nothing may be
+    left. short[0]: by how much a known plan falls short, then the new one; `choice` (items,) is an entry each, −1 for
+    no change, and stays as it was where none is better. enough: stops at a shortfall of this. longest, largest: states
+    kept from item to item, and in all.
     """
-    size = len(counts)
-    peak, nearest = np.zeros(size, np.int64), np.empty(size)
-    _survey(values, cost, top, price, surplus, peak, nearest)
-    left, unspent, known = room, room, 0.0
-    for item in range(size):
-        left -= cost[item] * peak[item]
-        unspent -= cost[item] * counts[item]
-        known += _loss(values, cost, price, surplus, item, counts[item])
-    known += price * float(unspent)
-    order = np.argsort(nearest, kind="mergesort")
-    involved = 0
-    while involved < size and nearest[order[involved]] < known:
-        involved += 1
-    down, up = np.zeros(involved + 1, np.int64), np.zeros(involved + 1, np.int64)
-    for place in range(involved - 1, -1, -1):
-        item = order[place]
-        down[place] = min(down[place + 1] + cost[item] * peak[item], FAR)
-        up[place] = min(up[place + 1] + cost[item] * (top[item] - peak[item]), FAR)
-    # Where each state came from, to find the way back: all states, one item after the other.
-    parents, choices = np.empty(largest, np.int32), np.empty(largest, np.int32)
-    starts = np.zeros(involved + 2, np.int64)
-    starts[1] = 1
-    spent, lost = np.zeros(1, np.int64), np.zeros(1)
-    best_place, best_row = -1, -1
-    if left >= 0 and (left == 0 or not whole) and price * float(left) < known:
-        known, best_place, best_row = price * float(left), 0, 0
-    proven, place, looked = True, 0, 0
-    while place < involved and known > enough:
-        item = order[place]
-        options = 0
-        for count in range(top[item] + 1):
-            if count == peak[item] or _loss(values, cost, price, surplus, item, count) < known:
-                options += 1
-        width = len(spent) * options
-        looked += width
-        if looked > 4 * largest:
-            proven = False
+    items, looked = len(cost), 0
+    money, lost = np.empty(largest, np.int64), np.empty(largest)
+    parent, taken = np.empty(largest, np.int64), np.empty(largest, np.int64)
+    layers, down, up = np.zeros(items + 2, np.int64), np.zeros(items + 1, np.int64), np.zeros(items + 1, np.int64)
+    _reach(starts, shift, cost, down, up)
+    money[0], lost[0] = 0, 0.0
+    layers[1] = 1
+    best, complete = -1, True
+    if spare >= 0 and (spare == 0 or not whole) and price * spare < short[0]:
+        short[0], best = price * spare, 0
+    for item in range(items):
+        first, last, begin, end = starts[item], starts[item + 1], layers[item], layers[item + 1]
+        looked += (end - begin) * (last - first)
+        if short[0] <= enough or end + longest > largest or looked > LOOKED:
+            complete = short[0] <= 0.0
             break
-        new_lost, new_spent = np.empty(width), np.empty(width, np.int64)
-        parent, choice, kept = np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, np.int64)
-        found = _extend(
-            values, cost, top, price, whole, surplus, item, int(peak[item]), known, left,
-            down[place + 1], up[place + 1], lost, spent, new_lost, new_spent, parent, choice,
+        size = _extend(
+            shift[first:last], regret[first:last], cost[item], begin, end, spare - up[item + 1], spare + down[item + 1],
+            price, whole, short[0], longest, money, lost, parent, taken,
         )  # fmt: skip
-        fit = _sift(new_lost, new_spent, found, price, whole, longest, kept)
-        if fit == 0:
-            break  # nothing leads to a better plan
-        proven, fit = proven and fit > 0, abs(fit)
-        place += 1
-        if starts[place] + fit > largest:
-            proven = False
-            place -= 1
-            break
-        starts[place + 1] = starts[place] + fit
-        spent, lost = np.empty(fit, np.int64), np.empty(fit)
-        for row in range(fit):
-            state = kept[row]
-            spent[row], lost[row] = new_spent[state], new_lost[state]
-            parents[starts[place] + row], choices[starts[place] + row] = parent[state], choice[state]
-            rest = left - spent[row]
-            if rest >= 0 and (rest == 0 or not whole) and lost[row] + price * float(rest) < known:
-                known, best_place, best_row = lost[row] + price * float(rest), place, row
-    if best_place >= 0:
-        for item in range(size):
-            counts[item] = peak[item]
-        for back in range(best_place, 0, -1):
-            counts[order[back - 1]] = choices[starts[back] + best_row]
-            best_row = parents[starts[back] + best_row]
-    if proven and (place == involved or known > enough):
-        return 2
-    return 1 if known <= enough else 0
+        complete, size = complete and size > 0, abs(size)
+        layers[item + 2] = size
+        for state in range(end, size):
+            rest = spare - money[state]
+            total = lost[state] + price * rest
+            if rest >= 0 and (rest == 0 or not whole) and total < short[0]:
+                short[0], best = total, state
+    if best < 0:
+        return complete
+    choice[:] = -1
+    item = 0
+    while best >= layers[item + 1]:
+        item += 1
+    while item > 0:
+        item -= 1
+        choice[item] = starts[item] + taken[best]
+        best = parent[best]
+    return complete
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """(items,) better counts, None if none were found; by how much the plan falls short of the bound; whether it was
+    proved that none is better."""
+
+    counts: Integers | None
+    short: float
+    proven: bool
+
+
+def exchange(
+    item: Integers,
+    shift: Integers,
+    regret: Floats,
+    best: Integers,
+    cost: Integers,
+    spare: int,
+    price: float,
+    short: float,
+    enough: float,
+    *,
+    whole: bool = False,
+    longest: int = LIST,
+    largest: int = POOL,
+) -> Exchanged:
+    """Better counts than a plan that falls short of the bound by `short`, until one does by `enough` at most.
+
+    item, shift, regret: (entries,) the counts in doubt, in the order of the items, whose best ones at the price are
+    among them. best, cost: (items,); spare: what the best counts leave of the room.
+    """
+    width, nearest = np.bincount(item, minlength=len(best)), np.full(len(best), np.inf)
+    np.minimum.at(nearest, item[shift != 0], regret[shift != 0])
+    order = np.argsort(nearest, kind="stable")[: int((width > 1).sum())]  # the least regretted first
+    rank = np.full(len(best), len(best))
+    rank[order] = np.arange(len(order))
+    entry = np.argsort(rank[item], kind="stable")[: int(width[order].sum())]
+    starts, shift = np.concatenate([[0], np.cumsum(width[order])]), shift[entry]
+    choice, known = np.full(len(order), -1), np.array([short])
+    limits = longest, largest
+    proven = search(starts, shift, regret[entry], cost[order], spare, whole, price, enough, *limits, known, choice)
+    if not known[0] < short:
+        return Exchanged(None, short, proven)
+    counts = best.copy()
+    counts[order] += np.where(choice >= 0, shift[choice], 0)
+    return Exchanged(counts, float(known[0]), proven)

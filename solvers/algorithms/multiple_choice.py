@@ -5,7 +5,7 @@
 The linear relaxation climbs each item's upper hull, the steepest step first (Sinha and Zoltners, "The
 multiple-choice knapsack problem", 1979; Dyer, 1984; Zemel, 1984); its critical slope is found by weighted
 selection, without sorting. Its price λ bounds every plan by Σ max_k (value − λ·cost·k) + λ·room. What is left over
-is filled in; where that is not close enough, `exchange` goes on.
+is filled in; where that is not close enough, `exchange.py` goes on from the counts in doubt.
 """
 
 from __future__ import annotations
@@ -165,6 +165,49 @@ def fill(
         room -= cost[chosen] * (target - counts[chosen])
         counts[chosen] = target
     return room
+
+
+@compiled(
+    integer(
+        real_table, integers, integers, real, reals, real, out_integers, out_integers, out_integers, out_reals
+    )
+)  # fmt: skip
+def in_doubt(
+    values: Floats,
+    cost: Integers,
+    top: Integers,
+    price: float,
+    surplus: Floats,
+    short: float,
+    counts: Integers,
+    group: Integers,
+    shift: Integers,
+    regret: Floats,
+) -> int:
+    """How many counts lose less than `short` at the price against an item's best one.
+
+    counts: (items,) the best ones. group, shift: which item it is, and by how much it differs from its best count,
+    which is among them; regret: what it loses.
+    """
+    size = 0
+    for item in range(len(top)):
+        least, best, first = np.inf, 0, size
+        for count in range(top[item] + 1):
+            loss = max(surplus[item] - (values[item, count] - price * float(cost[item]) * count), 0.0)
+            if loss < least:
+                least, best = loss, count
+            if loss < short:
+                group[size], shift[size], regret[size] = item, count, loss
+                size += 1
+        if not least < short:
+            group[size], shift[size] = item, best
+            size += 1
+        counts[item] = best
+        for entry in range(first, size):
+            shift[entry] -= best
+            if shift[entry] == 0:
+                regret[entry] = 0.0
+    return size
 
 
 @compiled(real(real_table, reals, out_integer_table, out_integers, real, real))

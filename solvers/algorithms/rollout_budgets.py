@@ -3,8 +3,7 @@ are concave; multiple choice over the upper hulls elsewhere."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import Final
 
@@ -21,15 +20,14 @@ from ..purse import COARSE as COARSE_NOTE
 from ..purse import Purse, purse
 from ..rollout_beliefs import fit_notes
 from ..rollout_values import Outlook
-from .budget import COUNT, GAIN, LAST, running_product, take
-from .exchange import LIST, POOL, exchange
-from .multiple_choice import FILLS, bound, critical, fill, hulls, relax
+from .choice import SETTLED, choose, worth
+from .multiple_choice import bound, hulls
+from .rollout_groups import grouped
 from .rollout_steps import Steps, concave, steps, table
+from .rungs import COUNT, GAIN, running_product
 
 SEARCH_GAP: Final = 1e-3
 """The gap that `auto` asks for where the problem is a multiple choice."""
-SETTLED: Final = 5e-10
-"""Relative gap below which nothing is exchanged any more: half of what calls itself optimal."""
 
 
 class RolloutAlgorithm(Algorithm[RolloutBudgets, RolloutPlan]):
@@ -73,108 +71,11 @@ def _threshold(run: Steps, total: int) -> Found[RolloutPlan]:
         gains = run.state[:, GAIN] if open_.all() else run.state[open_, GAIN]
         price = float(gains.max()) / spec.multiple_of if gains.size else 0.0
     else:
-        run, price, group_price = _grouped(run, total)
+        run, price, group_price = grouped(run, total)
         counts = run.place[:, COUNT]
     objective = float(run.values(counts).sum())  # of one sign: no digits are lost
     label = "best marginal values" + ("" if spec.groups is None else " within groups")
     return _found(run, counts, price, group_price, Evidence(objective, objective, "threshold", _notes(run)), label)
-
-
-def _grouped(run: Steps, total: int) -> tuple[Steps, float, Floats]:
-    """The best marginal values where groups have bounds; the price, and what groups pay beside it.
-
-    A group takes its own best rungs whatever they are: first those that its `least` calls for, last those that its
-    `most` allows. Between the two, groups compete.
-    """
-    spec, step, size = run.spec, run.spec.multiple_of, run.size
-    groups = spec.groups
-    if groups is None:
-        raise ValueError("there are no groups")
-    member, several = spec.membership(), len(groups)
-    order = np.argsort(member, kind="stable")
-    ends = np.searchsorted(member[order], np.arange(several + 1)).tolist()
-    sorted_ = Steps(
-        spec,
-        Outlook(None, None, None, None, run.view.seen[order], run.view.won[order]),
-        run.start[order],
-        run.top[order],
-        run.law,
-        run.curve[order],
-        run.state[order],
-        run.place[order],
-    )
-    cap, needed, slack = sorted_.top.copy(), 0, 0
-    for group in range(several):
-        rows = slice(ends[group], ends[group + 1])
-        first, last = int(sorted_.start[rows].sum()), int(sorted_.top[rows].sum())
-        least = first if groups.least is None else max(first, -(-int(groups.least[group]) // step))
-        most = last if groups.most is None else min(last, int(groups.most[group]) // step)
-        if least > most:
-            raise ProgramInfeasible("a group's bounds are out of reach")
-        needed, slack = needed + least, slack + most - least
-        sorted_.take(rows, sorted_.top[rows], least - first)
-        if most < last:
-            further = sorted_.state[rows].copy(), sorted_.place[rows].copy()
-            take(sorted_.law, step, sorted_.view.seen[rows], sorted_.curve[rows], *further, cap[rows], most - least)
-            cap[rows] = further[1][:, COUNT]
-    if not needed <= total <= needed + slack:
-        raise ProgramInfeasible("the total is out of reach")
-    sorted_.take(slice(None), cap, total - needed)
-    back = np.empty(size, np.int64)
-    back[order] = np.arange(size)
-    done = Steps(spec, run.view, run.start, run.top, run.law, run.curve, sorted_.state[back], sorted_.place[back])
-    return (done, *_group_prices(done, member, several))
-
-
-def _group_prices(run: Steps, member: Integers, several: int) -> tuple[float, Floats]:
-    """The best gain in groups that could take more, and how far the others' next or last gain lies from it."""
-    spec, step = run.spec, run.spec.multiple_of
-    counts = run.place[:, COUNT]
-    following, latest = np.full(several, -np.inf), np.full(several, np.inf)
-    np.maximum.at(following, member, np.where(counts < run.top, run.state[:, GAIN], -np.inf) / step)
-    np.minimum.at(latest, member, run.state[:, LAST] / step)
-    given = np.bincount(member, weights=counts * step, minlength=several)
-    groups = spec.groups
-    none_ = np.full(several, np.inf)
-    most = none_ if groups is None or groups.most is None else groups.most
-    least = -none_ if groups is None or groups.least is None else groups.least
-    full, short = given + step > most, given - step < least
-    best = float(following[~full].max(initial=-np.inf))
-    price = best if math.isfinite(best) else 0.0
-    own = np.where(full, np.maximum(following, price), price)
-    return price, np.where(short, np.minimum(own, latest), own) - price
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """Counts of rungs above the start, the price of a unit of budget, the bound that it gives, the one that is known,
-    and what `exchange` said, −1 if it did not run."""
-
-    counts: Integers
-    price: float
-    relaxed: float
-    bound: float
-    proven: int = -1
-
-
-def _chosen(values: Floats, top: Integers, cost: Integers, room: int, whole: bool, gap: float) -> Chosen:
-    """A choice by upper hulls, and by exchanges where that leaves more than a gap."""
-    counts, surplus, corners = np.empty(len(top), np.int64), np.empty(len(top)), np.empty(len(top), np.int64)
-    corner = np.empty((len(top), values.shape[1]), np.int64)
-    hulls(values, top, whole, corner, corners)
-    price = critical(values, cost, corner, corners, float(room), whole)
-    left = relax(values, cost, corner, corners, room, price, whole, counts, surplus)
-    highest = bound(values, cost.astype(np.float64), corner, corners, float(room), price)
-    fill(values, cost, top, left, price, whole, FILLS, counts)
-    size = abs(_worth(values, counts))
-    if highest - _worth(values, counts) <= max(gap, SETTLED) * size:
-        return Chosen(counts, price, highest, highest)
-    proven = exchange(values, cost, top, room, price, whole, surplus, gap * size, LIST, POOL, counts)
-    return Chosen(counts, price, highest, _worth(values, counts) if proven == 2 else highest, proven)
-
-
-def _worth(values: Floats, counts: Integers) -> float:
-    return math.fsum(values[np.arange(len(counts)), counts].tolist())
 
 
 def _choice(run: Steps, gap: float) -> Found[RolloutPlan]:
@@ -197,8 +98,8 @@ def _choice(run: Steps, gap: float) -> Found[RolloutPlan]:
         raise ProgramInfeasible("the budget is out of reach")
     top = np.minimum(height, room // money.cost)
     values = table(run, top)
-    chosen = _chosen(values, top, money.cost, room, spec.total is not None, gap)
-    objective = _worth(values, chosen.counts)
+    chosen = choose(values, top, money.cost, room, spec.total is not None, gap)
+    objective = worth(values, chosen.counts)
     reach, highest = top, chosen.relaxed
     if money.coarse:  # the bound at what things cost, counts that only their rounding excludes included
         reach = np.minimum(height, top + 1)
@@ -206,15 +107,15 @@ def _choice(run: Steps, gap: float) -> Found[RolloutPlan]:
         hulls(values, reach, False, corner, corners)
         highest = bound(values, money.true_cost, corner, corners, left, chosen.price)
     evidence = Evidence(objective, max(highest, objective), "threshold")
-    if chosen.proven == 2 and highest - objective > SETTLED * abs(objective):
+    if chosen.proven and highest - objective > SETTLED * abs(objective):
         ceiling = objective
         if money.coarse:  # what costs rounded down would allow
             low = np.maximum(np.floor(money.true_cost).astype(np.int64) - 1, 1)
-            ceiling = _chosen(values, reach, low, max(int(left) + 1, 0), False, gap).bound
+            ceiling = choose(values, reach, low, max(int(left) + 1, 0), False, gap).bound
         if ceiling < highest:
             evidence = Evidence(objective, max(ceiling, objective), "search")
     notes = (*((COARSE_NOTE,) if money.coarse else ()), *_notes(run))
-    label = "multiple choice over upper hulls" + (", with exchanges" if chosen.proven >= 0 else "")
+    label = "multiple choice over upper hulls" + (", with exchanges" if chosen.exchanged else "")
     price = _next(values, chosen.counts, height, money.true_cost if spec.total is not None else _tokens(spec), spec)
     return _found(run, run.start + chosen.counts, price, None, replace(evidence, notes=notes), label)
 

@@ -1,4 +1,4 @@
-"""The prompts of a step as sequences of marginal values, in the form that `budget` climbs, or as a table of values."""
+"""The prompts of a step as sequences of marginal values, in the form that `rungs.py` has them, or as a table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from ...specs.rollout_budgets import RolloutBudgets
 from ...specs.rollout_worth import GVM_ALPHA, GVM_BETA
 from ..answer import ProgramInfeasible
 from ..rollout_values import Outlook, outlook
-from .budget import BELIEF, RATE, RECIPROCAL, SUM, VIP, begin, tabulate, take
+from .budget import take
+from .rungs import BELIEF, RATE, RECIPROCAL, SUM, VIP, begin, tabulate
 
 LAWS: Final = {"neyman": RECIPROCAL, "gvm": RECIPROCAL, "vip": VIP}
 
@@ -21,7 +22,7 @@ LAWS: Final = {"neyman": RECIPROCAL, "gvm": RECIPROCAL, "vip": VIP}
 class Steps:
     """The prompts of a spec as sequences of marginal values, a rung being `multiple_of` rollouts.
 
-    law, curve: as `budget` reads them; none under `table`. start, top: (prompts,) first and last rung allowed.
+    law, curve: as `rungs.py` reads them; none under `table`. start, top: (prompts,) first and last rung allowed.
     """
 
     spec: RolloutBudgets
