@@ -79,8 +79,8 @@ class Solver:
         asked = self.options.asked_gap(algorithm.gap(spec))
         try:
             found = algorithm.solve(spec, asked, self.options.seed, self.options.threads, control)
-        except ProgramInfeasible:
-            raise _infeasible(formulation(spec), None, self.options) from None
+        except ProgramInfeasible as reason:
+            raise _infeasible(formulation(spec), None, self.options, reason) from None
         outcome = _Outcome(found.plan, found.evidence, f"equipoise {found.method}", found.stopped, asked, found.settled)
         _held(spec, outcome)
         close = self._gap(spec, outcome) <= max(asked, OPTIMAL_GAP)
@@ -121,18 +121,22 @@ class Solver:
         program = form.formulate()
         backend = backend_for(program, self.options.backend, self._backends)
         try:
-            answer = self._settle(program, backend, control)
-        except ProgramInfeasible:
-            raise _infeasible(form, program, self.options) from None
+            outcome = self._found(spec, form, self._settle(program, backend, control))
         except SolveTimeout:
             if known is None:
                 raise
             return replace(known, stopped=control.why_stopped())
-        except BackendError as error:
-            if known is None:
+        except (ProgramInfeasible, BackendError) as error:
+            if known is not None:  # a plan that keeps every demand
+                note = f"the search gave no answer: {error}"
+                return replace(known, evidence=replace(known.evidence, notes=(*known.evidence.notes, note)))
+            if isinstance(error, BackendError):
                 raise
-            note = f"the search gave no answer: {error}"
-            return replace(known, evidence=replace(known.evidence, notes=(*known.evidence.notes, note)))
+            raise _infeasible(form, program, self.options, error) from None
+        return outcome if known is None else _better(spec, outcome, known)
+
+    def _found(self, spec: Spec[P], form: Formulation[Any, P], answer: Answer) -> _Outcome[P]:
+        """What the answer to a program means, held against the demands."""
         plan = form.interpret(answer)
         evidence = form.prove(plan, answer)
         parts = (*answer.goals, answer)
@@ -143,10 +147,10 @@ class Solver:
             replace(evidence, notes=tuple(notes)),
             answer.backend,
             unfinished[0] if unfinished else "solved",
-            self.options.asked_gap(program.gap),
+            self.options.asked_gap(answer.program.gap),
         )
         _held(spec, outcome)
-        return outcome if known is None else _better(spec, outcome, known)
+        return outcome
 
     def _settle(self, program: Program, backend: Backend, control: Control) -> Answer:
         """The answer to a program, its goals settled one after the other first."""
@@ -231,7 +235,13 @@ def _versions() -> dict[str, str]:
     return {"equipoise": version("equipoise"), "numpy": np.__version__, "python": python_version()}
 
 
-def _infeasible(form: Formulation[Any, Any], program: Program | None, options: Options) -> InfeasibleError:
-    conflict = form.conflict() or find_conflict(program or form.formulate(), options.time_limit)
+def _infeasible(
+    form: Formulation[Any, Any], program: Program | None, options: Options, reason: ProgramInfeasible
+) -> InfeasibleError:
+    """What clashes, in the words of the spec; the solver's reason where a backend fails at finding that."""
+    try:
+        conflict = form.conflict() or find_conflict(program or form.formulate(), options.time_limit)
+    except BackendError as error:
+        return InfeasibleError(f"{reason} (which fields clash was not found: {error})")
     explanation = form.explain(conflict)
     return InfeasibleError(explanation.message, conflict.fields, explanation.change)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import equipoise as eq
+from equipoise.solvers import solve as solve_module
 from equipoise.solvers.algorithm import Algorithm, Found
 from equipoise.solvers.algorithms import load
 from equipoise.solvers.answer import ProgramInfeasible
@@ -107,17 +108,37 @@ def test_a_search_without_time_gives_back_the_plan_that_is_there() -> None:
     assert plan.certificate.status == "feasible"
 
 
-def test_a_search_that_fails_gives_back_the_plan_that_is_there_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [eq.BackendError("solve error"), ProgramInfeasible("called infeasible")])
+def test_a_search_that_fails_gives_back_the_plan_that_is_there_and_says_so(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
-        raise eq.BackendError("HiGHS: solve error")
+        raise error
 
     monkeypatch.setattr(Solver, "_settle", fail)
     plan = solved(method="exact")
     assert plan.rollouts.tolist() == WORSE
     assert plan.certificate.status == "feasible"
-    assert plan.certificate.notes == ("the search gave no answer: HiGHS: solve error",)
-    with pytest.raises(eq.BackendError):
+    assert plan.certificate.notes == (f"the search gave no answer: {error}",)
+
+
+def test_a_search_that_fails_without_a_plan_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise eq.BackendError("solve error")
+
+    monkeypatch.setattr(Solver, "_settle", fail)
+    with pytest.raises(eq.BackendError, match="solve error"):
         solved(backend="highs")
+
+
+def test_infeasible_stays_infeasible_where_no_backend_can_tell_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise eq.BackendError("solve error")
+
+    monkeypatch.setattr(solve_module, "find_conflict", fail)
+    monkeypatch.setattr(type(formulation(SPEC)), "conflict", fail)
+    with pytest.raises(eq.InfeasibleError, match=r"nothing fits .*which fields clash was not found: solve error"):
+        solved(SPEC.replace(total=7), {"rollouts": []})
 
 
 def test_a_named_backend_solves_the_program() -> None:
