@@ -46,6 +46,18 @@ class KVCaches:
         """Whether the units fit into int64."""
         return self.room.dtype != np.object_
 
+    def tables(self) -> tuple[Units, Units, Units]:
+        """Units that the waiting requests take up without prefix caches, and how much of each is there in halves,
+        (horizon × waiting) each; units that a prefix cache saves, (workers × waiting), no rows without any.
+        """
+        waiting, kind = self.spec.waiting, self.room.dtype
+        halves = np.ascontiguousarray(_halves(self.spec, waiting, kind).T)
+        needed = np.ascontiguousarray(_grown(self.spec, waiting, self.per_token, kind).T) * halves // 2
+        if waiting.affinity is None:
+            return needed, halves, np.zeros((0, 0), kind)
+        saved = _scaled(waiting.affinity.ravel(), self.per_token, kind).reshape(waiting.affinity.shape)
+        return needed, halves, np.ascontiguousarray(saved.T)
+
     def needed(self, requests: Integers, workers: Integers) -> Units:
         """(n × horizon) units that each of n waiting requests takes on the worker beside it."""
         waiting, kind = self.spec.waiting, self.room.dtype
@@ -65,8 +77,9 @@ def kv_caches(spec: DecodeAllocation) -> KVCaches | None:
     per_token = math.lcm(exact(spec.growth).denominator, *(exact(value).denominator for value in broken)) * (1 + pairs)
     requests = len(spec.active) + len(spec.waiting) + 1
     tokens = float(spec.active.tokens.sum() + spec.waiting.tokens.sum()) + float(spec.workers.kv_capacity.sum())
-    largest = (tokens + spec.growth * float(spec.horizon[-1]) * requests) * per_token
-    kind = np.dtype(np.int64 if largest < 2.0**61 else np.object_)
+    largest = tokens + spec.growth * float(spec.horizon[-1]) * requests
+    short = per_token.bit_length() <= 61 and largest * per_token < 2.0**61
+    kind = np.dtype(np.int64 if short else np.object_)
     held = np.zeros((len(spec.workers), len(spec.horizon)), kind)
     active = _grown(spec, spec.active, per_token, kind) * _halves(spec, spec.active, kind) // 2
     np.add.at(held, spec.active.worker, active)

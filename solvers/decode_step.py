@@ -120,7 +120,7 @@ def decode_step(spec: DecodeAllocation) -> DecodeStep:
         spec=spec,
         queue=queue,
         place=place,
-        overdue=np.full(requests, 0 if waiting.waited is None else waiting.waited) >= spec.max_bypass,
+        overdue=np.full(requests, 0 if waiting.waited is None else waiting.waited) >= spec.overdue_after,
         free=np.maximum(spec.workers.slots - np.bincount(active.worker, minlength=workers), 0),
         speed=np.ones(workers) if spec.workers.speed is None else spec.workers.speed,
         weight=spec.discount ** np.arange(len(horizon), dtype=np.float64),

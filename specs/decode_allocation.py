@@ -2,7 +2,9 @@
 
 All workers decode in lock-step, so a step lasts as long as its most loaded worker. A request grows by a token
 or more per step, cannot move once placed, and leaves when it is done: what is placed now is felt for as long as it
-stays. So the load is weighed at a few steps far apart, now and ahead.
+stays. So the load can be weighed ahead, too, at a few steps far apart. By default it is not: in replays of real
+traces none of the lookaheads tried did better, over all of them, than the present step alone. What is known of a later
+step is who will still be there, and not who will have come by then, chosen so that the loads are level.
 
 Sources: BF-IO (arXiv 2601.17855) for the imbalance and its integer program; BalanceRoute (arXiv 2605.06113) for
 routing under lookahead. The weights that fall over a coarse horizon, the rule that bounds overtaking and the
@@ -14,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -30,7 +33,9 @@ from .tables import Table
 
 LONGEST_HORIZON = 4096
 """Steps ahead at which loads may be weighed, at most."""
-HORIZON = (0, 4, 16, 64, 256, 1024)
+HORIZON = (0,)
+PATIENCE, USUAL_PATIENCE = 3, 64
+"""How many times what the queue takes to work off makes a request overdue; and the steps where that is not known."""
 
 Remaining = Annotated[Integers, ArrayRule(whole=True, least=1, dimensions=(1, 2))]
 """Steps until a request is done, at least 1; or a pair of predictions, its median and its 90th percentile."""
@@ -132,7 +137,7 @@ class DecodeAllocation(Spec[DecodePlan]):
     active: Active = Field(default_factory=lambda: Active(worker=np.zeros(0, np.int64), tokens=np.zeros(0, np.int64)))
     waiting: Waiting
     horizon: Horizon = Field(default=HORIZON, validate_default=True)
-    """Steps ahead at which loads are weighed, rising; an integer H stands for 0, 1, … H."""
+    """Steps ahead at which loads are weighed, rising; an integer H stands for 0, 1, … H; the present step if absent."""
     discount: Annotated[PositiveAmount, Field(le=1)] = 0.7
     """What an entry of the horizon weighs, relative to the entry before it."""
     growth: Amount = 1.0
@@ -141,25 +146,28 @@ class DecodeAllocation(Spec[DecodePlan]):
     """What is minimised."""
     admission: Literal["window", "fifo"] = "window"
     """`window`: any may be admitted, but none past an overdue one; `fifo`: the longest prefix of the queue."""
-    max_bypass: Count = 64
-    """Steps of waiting from which on a request is overdue."""
+    max_bypass: Count | None = None
+    """Steps of waiting from which on a request is overdue; if absent, thrice what the slots take to work the queue off,
+    Σ remaining of the waiting / Σ slots, and 64 where nothing is predicted."""
 
     sense = "minimise"
     unit = "discounted tokens"
 
     @model_validator(mode="after")
     def _consistent(self) -> DecodeAllocation:
-        horizon, workers = self.horizon, len(self.workers)
+        horizon, workers, active, waiting = self.horizon, self.workers.slots.size, self.active, self.waiting
         if not 1 <= len(horizon) <= LONGEST_HORIZON:
             raise Fault(f"must have 1 to {LONGEST_HORIZON} entries, got {len(horizon)}", "horizon")
-        for entry in np.flatnonzero(np.diff(horizon) <= 0)[:1].tolist():
+        falls = horizon[1:] <= horizon[:-1]
+        for entry in np.flatnonzero(falls)[:1].tolist() if falls.any() else ():
             text = f"must be above the entry before it, {horizon[entry]}, got {horizon[entry + 1]}"
             raise Fault(text, "horizon", entry + 1)
-        for row in np.flatnonzero(self.active.worker >= workers)[:1].tolist():
-            text = f"must be the number of a worker, below {workers}, got {self.active.worker[row]}"
+        if active.worker.max(initial=-1) >= workers:
+            row = int(np.argmax(active.worker >= workers))
+            text = f"must be the number of a worker, below {workers}, got {active.worker[row]}"
             raise Fault(text, "active", "worker", row)
-        tokens = float(self.active.tokens.sum(dtype=np.float64) + self.waiting.tokens.sum(dtype=np.float64))
-        steps = float(horizon[-1]) * (len(self.active) + len(self.waiting))
+        tokens = float(active.tokens.sum(dtype=np.float64) + waiting.tokens.sum(dtype=np.float64))
+        steps = float(horizon[-1]) * (active.tokens.size + waiting.tokens.size)
         if tokens + steps * self.growth > LARGEST_INTEGER:
             most = max(LARGEST_INTEGER - tokens, 0.0) / steps if steps else 0.0
             text = f"lets loads grow beyond 2⁵³ tokens by step {horizon[-1]}; at most {most:.3g} keeps them below"
@@ -173,36 +181,48 @@ class DecodeAllocation(Spec[DecodePlan]):
         affinity, tokens = self.waiting.affinity, self.waiting.tokens
         if affinity is None or not len(tokens):
             return
-        if affinity.shape[1] != len(self.workers):
-            fault = axis_error("waiting.affinity", affinity.shape[1], "workers", len(self.workers))
+        if affinity.shape[1] != self.workers.slots.size:
+            fault = axis_error("waiting.affinity", affinity.shape[1], "workers", self.workers.slots.size)
             raise Fault(fault.message.replace("entries", "columns"), "waiting", "affinity")
         for row, worker in np.argwhere(affinity > tokens[:, None])[:1].tolist():
             text = f"must be at most the request's tokens, {tokens[row]}, got {affinity[row, worker]:.10g}"
             raise Fault(text, "waiting", "affinity", row, worker)
 
     def demands(self, plan: DecodePlan) -> Iterator[Broken]:
-        """Slots, memory, who may overtake whom, whether slots were left free, and what the plan reports of itself.
+        """Slots, memory, who may overtake whom, and whether slots were left free.
 
         Under `kv_capacity` the largest number that can be admitted is a packing problem, which is not solved again
         here: what is asked is that no single further request could have been admitted. Without it the number is
         the smaller of free slots and waiting requests, and is held against that.
         """
-        shape = (len(self.workers), len(self.horizon))
-        wrong = list(misshapen("worker", plan.worker, (len(self.waiting),)))
+        shape, placed = (self.workers.slots.size, self.horizon.size), plan.worker
+        wrong = list(misshapen("worker", placed, self.waiting.tokens.shape))
         if plan.load.size or shape[0]:  # without workers, a list of no rows has lost its width
             wrong += misshapen("load", plan.load, shape)
         wrong += misshapen("step_time", plan.step_time, shape[1:])
-        wrong += above("worker", "worker", plan.worker, shape[0] - 1)
+        if placed.size and placed.max() >= shape[0]:
+            wrong += above("worker", "worker", placed, shape[0] - 1)
         yield from wrong
         if wrong:
             return
-        given = np.bincount(plan.worker[plan.worker >= 0], minlength=shape[0])
-        for worker in np.flatnonzero(given > self._free()).tolist():
-            message = f"gives {given[worker]} to worker {worker}, which has {self._free()[worker]} free slots"
-            yield Broken("workers.slots", ("worker",), float(given[worker] - self._free()[worker]), message)
-        yield from self._memory_rules(plan.worker)
-        yield from self._order_rules(plan.worker)
-        yield from self._filling_rules(plan.worker, given)
+        given = np.bincount(placed + 1, minlength=shape[0] + 1)[1:]
+        over = given > self._free
+        for worker in np.flatnonzero(over).tolist() if over.any() else ():
+            message = f"gives {given[worker]} to worker {worker}, which has {self._free[worker]} free slots"
+            yield Broken("workers.slots", ("worker",), float(given[worker] - self._free[worker]), message)
+        if self.workers.kv_capacity is not None:
+            yield from self._memory_rules(placed)
+        yield from self._order_rules(placed)
+        yield from self._filling_rules(placed, given)
+
+    def reports(self, plan: DecodePlan) -> Iterator[Broken]:
+        """Loads and step times that are not what the placement comes to. Plans of the wrong shape report nothing."""
+        shape = (self.workers.slots.size, self.horizon.size)
+        shapes = plan.worker.shape, plan.load.reshape(-1).shape, plan.step_time.shape
+        if shapes != (self.waiting.tokens.shape, (shape[0] * shape[1],), shape[1:]):
+            return
+        if plan.worker.size and plan.worker.max() >= shape[0]:
+            return
         load = self._active_load() + self._added(plan.worker)
         yield from differs("load", "load", plan.load.reshape(shape), load)
         yield from differs("step_time", "step_time", plan.step_time, self._heaviest(load))
@@ -218,6 +238,8 @@ class DecodeAllocation(Spec[DecodePlan]):
 
     def _order_rules(self, placed: Integers) -> Iterator[Broken]:
         """Nobody overtakes a request that the admission protects: any under `fifo`, an overdue one else."""
+        if not self._kept_waiting(placed).any():
+            return
         blocked = self._blocked_from(placed)
         queue = self._queue()
         if blocked == len(queue):
@@ -230,11 +252,11 @@ class DecodeAllocation(Spec[DecodePlan]):
 
     def _filling_rules(self, placed: Integers, given: Integers) -> Iterator[Broken]:
         if self.workers.kv_capacity is None:
-            number, admitted = min(int(self._free().sum()), len(placed)), int((placed >= 0).sum())
+            number, admitted = min(int(self._free.sum()), placed.size), int(given.sum())
             if admitted < number:
                 yield Broken("filled", ("worker",), number - admitted, f"admits {admitted}, and could admit {number}")
             return
-        added, slot = self._added(placed), given < self._free()
+        added, slot = self._added(placed), given < self._free
         for request in self._queue()[: self._blocked_from(placed) + 1].tolist():
             if placed[request] >= 0 or not slot.any():
                 continue
@@ -249,7 +271,7 @@ class DecodeAllocation(Spec[DecodePlan]):
         weight = self._weight()
         if self.minimise == "step_time":
             return math.fsum(weight * plan.step_time)
-        idle = self._speed()[:, None] * plan.step_time - plan.load.reshape(len(self.workers), -1)
+        idle = self._speed()[:, None] * plan.step_time - plan.load.reshape(self.workers.slots.size, self.horizon.size)
         return math.fsum((weight * idle).ravel())
 
     def gap(self, plan: DecodePlan, objective: float, bound: float) -> float:
@@ -266,7 +288,7 @@ class DecodeAllocation(Spec[DecodePlan]):
         the lightest of these has with any one request that is sure to be admitted. Under `kv_capacity`, at
         least as many are admitted as this plan admits.
         """
-        free, speed, active, requests = self._free(), self._speed(), self._active_load(), len(self.waiting)
+        free, speed, active, requests = self._free, self._speed(), self._active_load(), len(self.waiting)
         if not len(speed):
             return 0.0
         open_ = free > 0
@@ -276,12 +298,15 @@ class DecodeAllocation(Spec[DecodePlan]):
         sure = (place < number) & (self._overdue() if self.admission == "window" else True)
         least, largest = self._extremes()
         chosen = number - int(sure.sum())
-        smallest = np.sort(least, axis=0)
-        volume = least[sure].sum(axis=0) + np.sort(least[~sure], axis=0)[:chosen].sum(axis=0)
+        volume = least[sure].sum(axis=0) + _smallest(least[~sure], chosen).sum(axis=0)
         must = np.maximum(number - (free.sum() - free), 0)  # what a worker takes with all the others full
+        smallest = np.sort(_smallest(least, int(must.max())), axis=0)
         floor = active + np.vstack([np.zeros(active.shape[1]), np.cumsum(smallest, axis=0)])[must]
         height = (floor / speed[:, None]).max(axis=0)
-        if open_.any():
+        if self.waiting.affinity is None and open_.any() and sure.any():  # the largest of them weighs most anywhere
+            after = (active[open_] + least[sure].max(axis=0)) / speed[open_, None]
+            height = np.maximum(height, after.min(axis=0))
+        elif open_.any():
             for request in np.flatnonzero(sure).tolist():
                 after = (active + self._single(np.array([request]))[0])[open_] / speed[open_, None]
                 height = np.maximum(height, after.min(axis=0))
@@ -291,21 +316,27 @@ class DecodeAllocation(Spec[DecodePlan]):
             return math.fsum(self._weight() * np.maximum(height, even))
         # Admitting more leaves less idle until all open workers stand level, and more idle from there on.
         room = most if self.workers.kv_capacity is not None else number
-        ceiling = (
-            largest[sure].sum(axis=0) + np.sort(-largest[~sure], axis=0)[: room - int(sure.sum())].sum(axis=0) * -1
-        )
+        ceiling = largest[sure].sum(axis=0) - _smallest(-largest[~sure], room - int(sure.sum())).sum(axis=0)
         volume = np.clip(height * pace - held, volume, np.maximum(ceiling, volume))
         height = np.maximum(height, (held + volume) / pace) if pace else height
         return math.fsum(self._weight() * (height * speed.sum() - active.sum(axis=0) - volume))
 
+    def rank(self, plan: DecodePlan) -> float:
+        """How many are admitted: that counts before the objective. Only `kv_capacity` leaves it open."""
+        return float(np.count_nonzero(plan.worker >= 0))
+
     def measures(self, plan: DecodePlan) -> dict[str, float]:
         """How many are admitted; the heaviest worker and the idle share at the first step of the horizon."""
-        busy = plan.load.reshape(len(self.workers), -1)[:, 0] / self._speed() if len(self.workers) else np.zeros(1)
+        busy = (
+            plan.load.reshape(self.workers.slots.size, -1)[:, 0] / self._speed()
+            if self.workers.slots.size
+            else np.zeros(1)
+        )
         when = "now" if self.horizon[0] == 0 else f"{self.horizon[0]} steps ahead"
         idle = 1 - busy.mean() / busy.max() if busy.max() > 0 else 0.0
         return {
             "admitted": float((plan.worker >= 0).sum()),
-            f"heaviest worker {when} (tokens)": float(plan.load[:, 0].max()) if len(self.workers) else 0.0,
+            f"heaviest worker {when} (tokens)": float(plan.load[:, 0].max()) if self.workers.slots.size else 0.0,
             f"idle share {when} (%)": 100 * float(idle),
         }
 
@@ -313,10 +344,28 @@ class DecodeAllocation(Spec[DecodePlan]):
         return self.discount ** np.arange(len(self.horizon), dtype=np.float64)
 
     def _speed(self) -> Floats:
-        return np.ones(len(self.workers)) if self.workers.speed is None else self.workers.speed
+        return np.ones(self.workers.slots.size) if self.workers.speed is None else self.workers.speed
 
+    @cached_property
+    def overdue_after(self) -> int:
+        """Steps of waiting from which on a request is overdue: `max_bypass`, or what suits the queue.
+
+        That is three times the steps that the slots take to work the queue off, Σ remaining of the waiting / Σ slots,
+        rounded up: by Little's law about what the last of the queue waits under first come, first served. Of a pair
+        of predictions the median counts. Without predictions, or without slots, it is 64. O(waiting).
+        """
+        if self.max_bypass is not None:
+            return self.max_bypass
+        remaining, slots = self.waiting.remaining, int(self.workers.slots.sum())
+        if remaining is None or not slots:
+            return USUAL_PATIENCE
+        steps = remaining if remaining.ndim == 1 else remaining[:, 0]
+        return min(math.ceil(PATIENCE * float(steps.sum(dtype=np.float64)) / slots), LARGEST_INTEGER)
+
+    @cached_property
     def _free(self) -> Integers:
-        return np.maximum(self.workers.slots - np.bincount(self.active.worker, minlength=len(self.workers)), 0)
+        """(workers,) slots to fill."""
+        return np.maximum(self.workers.slots - np.bincount(self.active.worker, minlength=self.workers.slots.size), 0)
 
     def _queue(self) -> Integers:
         """The waiting requests in the order of the queue."""
@@ -325,29 +374,36 @@ class DecodeAllocation(Spec[DecodePlan]):
 
     def _overdue(self) -> NDArray[np.bool_]:
         waited = np.zeros(len(self.waiting), np.int64) if self.waiting.waited is None else self.waiting.waited
-        return waited >= self.max_bypass
+        return waited >= self.overdue_after
 
     def _blocked_from(self, placed: Integers) -> int:
         """Place in the queue of the first protected request that is kept waiting; none behind it may be admitted."""
         queue = self._queue()
-        protected = (placed < 0) & (True if self.admission == "fifo" else self._overdue())
-        return int(np.argmax(protected[queue])) if protected.any() else len(queue)
+        kept = self._kept_waiting(placed)
+        return int(np.argmax(kept[queue])) if kept.any() else len(queue)
+
+    def _kept_waiting(self, placed: Integers) -> NDArray[np.bool_]:
+        """(waiting,) the protected requests that a plan keeps waiting."""
+        return (placed < 0) & (True if self.admission == "fifo" else self._overdue())
 
     def _active_load(self) -> Floats:
-        load = np.zeros((len(self.workers), len(self.horizon)))
-        np.add.at(load, self.active.worker, self._lasting(self.active) * self._grown(self.active.tokens))
+        load, worker = np.empty((self.workers.slots.size, len(self.horizon))), self.active.worker
+        lasting = self._lasting(self.active)
+        for entry, step in enumerate(self.horizon.tolist()):
+            tokens = lasting[:, entry] * (self.active.tokens + self.growth * step)
+            load[:, entry] = np.bincount(worker, weights=tokens, minlength=len(load))
         return load
 
     def _single(self, requests: Integers) -> Floats:
         """(requests × workers × horizon) tokens that each waiting request would put on each worker."""
-        saved = np.zeros((len(self.waiting), len(self.workers))) if (a := self.waiting.affinity) is None else a
+        saved = np.zeros((len(self.waiting), self.workers.slots.size)) if (a := self.waiting.affinity) is None else a
         lasting, grown = self._lasting(self.waiting)[requests], self._grown(self.waiting.tokens)[requests]
         return lasting[:, None, :] * (grown[:, None, :] - saved[requests][:, :, None])
 
     def _extremes(self) -> tuple[Floats, Floats]:
         """(waiting × horizon) each: the fewest and the most tokens that a request can put on an open worker."""
         lasting, grown = self._lasting(self.waiting), self._grown(self.waiting.tokens)
-        open_ = self._free() > 0
+        open_ = self._free > 0
         if self.waiting.affinity is None or not open_.any():
             return lasting * grown, lasting * grown
         saved = self.waiting.affinity[:, open_]
@@ -355,7 +411,7 @@ class DecodeAllocation(Spec[DecodePlan]):
 
     def _added(self, placed: Integers) -> Floats:
         """(workers × horizon) tokens of the newly admitted."""
-        new, added = np.flatnonzero(placed >= 0), np.zeros((len(self.workers), len(self.horizon)))
+        new, added = np.flatnonzero(placed >= 0), np.zeros((self.workers.slots.size, len(self.horizon)))
         tokens = self.waiting.tokens[new].astype(np.float64)
         if self.waiting.affinity is not None:
             tokens = tokens - self.waiting.affinity[new, placed[new]]
@@ -370,7 +426,9 @@ class DecodeAllocation(Spec[DecodePlan]):
         remaining = requests.remaining
         if remaining is None or not len(remaining):
             return np.ones((len(requests), len(self.horizon)))
-        return (remaining.reshape(len(remaining), -1, 1) > self.horizon).mean(axis=1)
+        if remaining.ndim == 1:
+            return (remaining[:, None] > self.horizon).astype(np.float64)
+        return (remaining[:, :, None] > self.horizon).mean(axis=1)
 
     def _heaviest(self, load: Floats) -> Floats:
         return (load / self._speed()[:, None]).max(axis=0, initial=0.0)
@@ -391,8 +449,10 @@ class DecodeAllocation(Spec[DecodePlan]):
             return np.zeros(added.shape, np.bool_)
         room = self._room()
         beyond = added > room
-        close = (np.abs(added - room) <= 1e-9 * np.maximum(self.workers.kv_capacity[:, None], added)) & (added > 0)
+        close = np.abs(added - room) <= 1e-9 * np.maximum(self.workers.kv_capacity[:, None], added)
         for worker, entry in np.argwhere(close).tolist():
+            if not on(worker).any():
+                continue
             capacity = Fraction(int(self.workers.kv_capacity[worker]))
             held = self._exact_load(self.active, self.active.worker == worker, entry, None)
             new = self._exact_load(self.waiting, on(worker), entry, worker)
@@ -409,6 +469,11 @@ class DecodeAllocation(Spec[DecodePlan]):
                 saved = exact(self.waiting.affinity[row, on])
             total += Fraction(lasting[row]) * (int(requests.tokens[row]) + grown - saved)
         return total
+
+
+def _smallest(values: Floats, number: int) -> Floats:
+    """The smallest so many of each column, in no order."""
+    return np.partition(values, number - 1, axis=0)[:number] if 0 < number < len(values) else values[: max(number, 0)]
 
 
 def _with(members: NDArray[np.bool_], new: int) -> NDArray[np.bool_]:

@@ -1,6 +1,8 @@
-"""What routers do today: count slots, count tokens, or place the longest first.
+"""What routers do today: count slots, count tokens, or place the longest first; and the rules of the literature.
 
-All admit in the order of the queue, as far as slots, memory and the spec's admission allow.
+The first three admit in the order of the queue, as far as slots, memory and the spec's admission allow. The others are
+the rules of `decode_rules`, which know workers of one speed and no memory, prefix caches or limits on overtaking: what
+memory cannot hold of their plan keeps waiting, and the comparison shows which of the spec's rules they break.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import numpy as np
 from ...specs.decode_allocation import DecodeAllocation, DecodePlan
 from ..decode_step import Admission, decode_step
 from ..program import Integers
+from .decode_snapshot import Snapshot
 
 Choice = Callable[[Admission, Integers], int]
 
@@ -57,8 +60,48 @@ def _lightest(admission: Admission, workers: Integers) -> int:
     return int(workers[np.argmin(admission.load[workers, 0] / admission.step.speed[workers])])
 
 
+def snapshot(spec: DecodeAllocation) -> Snapshot:
+    """The step as a router sees it, the waiting requests in the order of the queue; of two predictions the median."""
+    active, waiting = spec.active, spec.waiting
+    queue = decode_step(spec).queue
+    waited = np.zeros(len(queue), np.int64) if waiting.waited is None else waiting.waited
+    return Snapshot(
+        slots=spec.workers.slots,
+        worker=active.worker,
+        tokens=active.tokens,
+        remaining=_median(active.remaining),
+        waiting_tokens=waiting.tokens[queue],
+        waiting_remaining=None if waiting.remaining is None else _median(waiting.remaining[queue]),
+        waited=waited[queue],
+    )
+
+
+def _median(remaining: Integers | None) -> Integers | None:
+    return remaining if remaining is None or remaining.ndim == 1 else np.ascontiguousarray(remaining[:, 0])
+
+
+def published(name: str) -> Callable[[DecodeAllocation], DecodePlan]:
+    """A rule of `decode_rules.RULES`, as a baseline. Its machine code is made at the first call."""
+
+    def rule(spec: DecodeAllocation) -> DecodePlan:
+        from .decode_rules import RULES  # here, so that nothing is compiled for those who do not compare
+
+        admission = Admission.start(decode_step(spec))
+        placed = RULES[name](0)(snapshot(spec))
+        for request, worker in zip(admission.step.queue.tolist(), placed.tolist(), strict=True):
+            if worker >= 0 and worker in admission.fits(request):
+                admission.place(request, worker)
+        return admission.step.report(admission.worker)
+
+    rule.__name__ = name
+    return rule
+
+
 BASELINES = {
     "first come first served": first_come_first_served,
     "join shortest queue by tokens": shortest_queue_by_tokens,
     "longest first": longest_first,
+    "longest first + swaps": published("longest first + swaps"),
+    "BF-IO": published("BF-IO H=0"),
+    "BalanceRoute": published("BalanceRoute"),
 }

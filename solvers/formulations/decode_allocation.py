@@ -121,9 +121,9 @@ class DecodeProgram(Formulation[DecodeAllocation, DecodePlan]):
                 continue
             needed = memory.needed(routes.request[mine], routes.worker[mine])
             tight = needed.max(axis=0) * min(int(step.free[worker]), len(mine)) > memory.room[worker]
-            room = memory.room[worker][tight].astype(np.float64) / memory.per_token
+            room = (memory.room[worker][tight] / memory.per_token).astype(np.float64)
             rows = builder.rows(f"memory_{worker}", len(room), upper=np.maximum(room + slack, 0.0))
-            builder.entries(rows, route[mine, None], needed[:, tight].astype(np.float64) / memory.per_token)
+            builder.entries(rows, route[mine, None], (needed[:, tight] / memory.per_token).astype(np.float64))
 
     def interpret(self, answer: Answer) -> DecodePlan:
         """The worker of each request; what memory would still hold after a search that was cut short is added."""

@@ -66,7 +66,7 @@ def best(spec: Any) -> Best:
         elif any(
             taken[behind] and not taken[ahead]
             for ahead in range(waiting)
-            if waited[queue[ahead]] >= spec.max_bypass
+            if waited[queue[ahead]] >= spec.overdue_after
             for behind in range(ahead + 1, waiting)
         ):
             continue
