@@ -10,6 +10,7 @@ run over experts, and each step is over all of an expert's tokens at once.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,25 +33,38 @@ class Settled:
     """An assignment that no chain of moves improves, and the least prices that prove it.
 
     experts: (tokens × experts per token) by descending score. prices: (experts,). moves: tokens moved to get here.
+    stopped: there was no time to look for all.
     """
 
     experts: Integers
     prices: Floats
     moves: int
+    stopped: bool = False
 
 
-def settle(scores: Floats, experts: Integers, capacity: Integers, rounds: int = ROUNDS) -> Settled:
+def settle(
+    scores: Floats,
+    experts: Integers,
+    capacity: Integers,
+    rounds: int = ROUNDS,
+    stop: Callable[[], bool] = lambda: False,
+) -> Settled:
     """An optimal assignment, reached from a feasible one, with the least prices that prove it.
 
     scores: (tokens × experts), −inf where forbidden. experts: (tokens × k) distinct in a row, none forbidden, no
-    expert over its capacity. When the rounds run out, prices are at least 0 and bound the optimum all the same.
+    expert over its capacity. When the rounds run out, or `stop` says so, prices are at least 0 and bound the optimum
+    all the same.
     A round costs O(tokens·k·experts) at first and then little more than its longest path, O(experts³) at worst.
     """
     held = np.zeros(scores.shape, np.bool_)
     np.put_along_axis(held, experts, True, axis=1)
     exchange = _Exchange(scores, held, capacity)
-    moves, rounding = 0, ROUNDING
+    moves, rounding, stopped = 0, ROUNDING, False
     for _ in range(rounds):
+        stopped = stop()
+        if stopped:
+            prices, _ = exchange.search(rounding)
+            break
         prices, chains = exchange.search(rounding)
         real = [chain for chain in chains if exchange.gain(chain) > 0]
         if chains and not real and rounding < LARGEST_ROUNDING:
@@ -62,7 +76,7 @@ def settle(scores: Floats, experts: Integers, capacity: Integers, rounds: int = 
         moves += sum(map(len, real))
     else:
         prices, _ = exchange.search(rounding)
-    return Settled(_ranked(scores, np.nonzero(held)[1].reshape(experts.shape)), prices, moves)
+    return Settled(_ranked(scores, np.nonzero(held)[1].reshape(experts.shape)), prices, moves, stopped)
 
 
 def _ranked(scores: Floats, experts: Integers) -> Integers:

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 
 import equipoise as eq
-from equipoise.solvers.algorithms.matching_descent import Market, Matcher, Workers
+from equipoise.solvers.algorithms import matching_market
+from equipoise.solvers.algorithms.matching_descent import Matcher
+from equipoise.solvers.algorithms.matching_market import Market, Workers
 from equipoise.solvers.answer import ProgramInfeasible
+from equipoise.solvers.control import Options
+from equipoise.solvers.solve import Solver
 
 from .test_expert_assignment import achieved, best, random_spec
 
@@ -74,6 +78,16 @@ def _tied(seed: int) -> eq.ExpertAssignment:
     )
 
 
+def _levels(count: int) -> Callable[[int], eq.ExpertAssignment]:
+    """Scores rounded to so many steps."""
+    return lambda seed: (spec := routed(seed)).replace(scores=np.rint(spec.scores * count) / count)
+
+
+def _bfloat16(seed: int) -> eq.ExpertAssignment:
+    bits = routed(seed).scores.astype(np.float32).view(np.uint32)
+    return routed(seed).replace(scores=((bits + 0x8000) & 0xFFFF0000).view(np.float32).astype(float))
+
+
 LARGER: dict[str, Callable[[int], eq.ExpertAssignment]] = {
     "every place taken": lambda seed: routed(seed),
     "a place left over here and there": lambda seed: routed(seed, tokens=601, experts=13),
@@ -84,6 +98,11 @@ LARGER: dict[str, Callable[[int], eq.ExpertAssignment]] = {
     "padding": _padded,
     "a huge negative score as a mask": _masked,
     "scores of four values": _tied,
+    "scores of two values": _levels(1),
+    "scores of 17 values": _levels(16),
+    "scores in bfloat16": _bfloat16,
+    "scores of 17 values, places left over": lambda seed: _levels(16)(seed).replace(capacity=190),
+    "scores of steps that are not exact": _levels(10),
     "all scores equal": lambda seed: eq.ExpertAssignment(scores=np.ones((600, 16)), experts_per_token=3),
     "every expert takes every token": lambda seed: routed(seed, experts=8, chosen=8),
     "flat columns": lambda seed: routed(seed, skew=6.0),
@@ -232,6 +251,94 @@ def test_what_tokens_want_is_what_sorting_says(depth: float, again: bool) -> Non
         others = np.delete(reduced[token], listed)
         assert len(set(listed.tolist())) == len(listed)
         assert (others <= market.cutoff[token]).all()
+
+
+def _rough(seed: int) -> eq.ExpertAssignment:
+    """Ties in plenty, and a task that takes a second or so."""
+    spec = routed(seed, tokens=8192, experts=128, chosen=8, skew=3.0)
+    return spec.replace(scores=np.rint(spec.scores * 200) / 200)
+
+
+STOPPED: dict[str, Callable[[], eq.ExpertAssignment]] = {
+    "skewed": lambda: routed(11, tokens=4096, experts=64, chosen=8, skew=3.0),
+    "many ties": lambda: _rough(11),
+    "places left over": lambda: routed(12, tokens=4096, experts=64, chosen=8, skew=3.0, capacity=700),
+    "forbidden pairs": lambda: _forbidden(13),
+    "forbidden pairs that leave few ways": lambda: _narrow(),
+}
+
+
+def _narrow() -> eq.ExpertAssignment:
+    """Full experts whose tokens are not allowed where there is room: direct moves do not do."""
+    scores = np.full((300, 6), -math.inf)
+    for token in range(300):
+        scores[token, [token // 60, token // 60 + 1]] = 1.0, 0.5
+    scores[:60, 1] = 2.0
+    return eq.ExpertAssignment(scores=scores, experts_per_token=1, capacity=[10, 60, 60, 60, 60, 50])
+
+
+@pytest.mark.parametrize("name", STOPPED)
+@pytest.mark.parametrize("method", ["exact", "fast", "auto"])
+@pytest.mark.parametrize("limit", [0.0, 1e-4, 3e-3, 2e-2])
+def test_no_time_means_a_plan_and_its_honest_gap(name: str, method: Any, limit: float) -> None:
+    spec = STOPPED[name]()
+    plan = eq.solve(spec, method, time_limit=limit)
+    assert plan.certificate.stopped in ("time limit", "solved")
+    assert limit > 0 or plan.certificate.stopped == "time limit"
+    assert plan.certificate.bound >= plan.certificate.objective
+    held_up(spec, plan)
+
+
+@pytest.mark.parametrize("looks", range(6))
+def test_a_watcher_that_says_stop_gets_a_plan(looks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching_market, "POLL", 0.0)
+    spec, seen = _rough(11), list[eq.Progress]()
+
+    def watch(progress: eq.Progress) -> bool:
+        seen.append(progress)
+        return len(seen) <= 7 * looks
+
+    plan = eq.solve(spec, "exact", watch=watch)
+    assert plan.certificate.stopped == "interrupted"
+    assert len(seen) == 7 * looks + 1
+    assert looks == 0 or {progress.stage for progress in seen} >= {"prices"}
+    held_up(spec, plan)
+
+
+def test_a_watcher_sees_bounds_and_both_stages_without_changing_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching_market, "POLL", 0.0)
+    spec, seen = routed(11, tokens=8192, experts=64), list[eq.Progress]()
+    plan = eq.solve(spec, "exact", watch=seen.append)
+    assert plan == eq.solve(spec, "exact", time_limit=600.0) == eq.solve(spec, "exact")
+    assert [stage for stage in dict.fromkeys(progress.stage for progress in seen) if stage] == ["prices", "paths"]
+    assert all(progress.bound is None or progress.bound > 0.999 * plan.certificate.objective for progress in seen)
+    assert any(progress.bound is not None for progress in seen)
+
+
+def test_a_solver_goes_on_after_a_task_that_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching_market, "POLL", 0.0)
+    spec = _rough(11).replace(scores=routed(11, tokens=8192, experts=128, chosen=8).scores)
+    solver = Solver(Options("exact"))
+    solver.solve(spec)
+    other = spec.replace(scores=spec.scores[::-1] ** 2)
+    stopped = solver.solve(other, lambda _: False)
+    assert stopped.certificate.stopped == "interrupted"
+    held_up(other, stopped)
+    again = solver.solve(spec)
+    assert again.certificate.objective == eq.solve(spec, "exact").certificate.objective
+
+
+def test_a_task_too_large_for_a_quick_plan_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching_market, "GRACE", 0.0)
+    with pytest.raises(eq.SolveTimeout, match="no plan within"):
+        eq.solve(routed(1), "exact", time_limit=0.0)
+
+
+def test_without_time_what_is_infeasible_is_said_to_be_so() -> None:
+    scores = routed(2).scores.copy()
+    scores[:400, 4:] = -math.inf
+    with pytest.raises(eq.InfeasibleError):
+        eq.solve(eq.ExpertAssignment(scores=scores, experts_per_token=4), "fast", time_limit=0.0)
 
 
 def test_a_matcher_forgets_a_task_that_failed() -> None:

@@ -17,7 +17,8 @@ from ..control import Control
 from ..expert_prices import settle
 from ..formulation import Evidence
 from ..program import Integers
-from .matching_descent import Matcher, Matching, excess_of, weighed
+from .matching_descent import Matcher
+from .matching_finish import Matching, excess_of, weighed
 
 MOST_EXPERTS: Final = 4096
 """Experts up to which a table of all moves between them fits into memory without thought."""
@@ -50,17 +51,20 @@ class ExpertAlgorithm(Algorithm[ExpertAssignment, AssignmentPlan]):
             return _found(spec, rows, _nothing(spec), 0)
         scores = spec.scores if spec.valid is None else spec.scores[rows]
         capacity = spec.places()
-        found = self._matcher.match(scores, spec.experts_per_token, capacity, spec.prices, gap)
+        found = self._matcher.match(scores, spec.experts_per_token, capacity, spec.prices, gap, control)
         size = max(abs(found.objective) * max(gap, EXACT), 0.0)
         blurred = float(found.prices.max()) * 2.0**-52 * len(scores) > max(gap, 1e-12) * abs(found.objective)
         moves = 0
-        if found.regret > size or blurred:
-            settled = settle(scores, found.experts, capacity)
+        if not found.stopped and (found.regret > size or blurred):
+            control.enter("exchanges")
+            settled = settle(scores, found.experts, capacity, stop=control.look)
             load = np.bincount(settled.experts.ravel(), minlength=spec.experts).astype(np.int64)
             moves = settled.moves
             again = weighed(scores, settled.experts, settled.prices, load, capacity, found.paths, self._matcher.workers)
             found = replace(again, warm=found.warm)
-        return _found(spec, rows, found, moves)
+            found = replace(found, stopped=settled.stopped)
+        done = _found(spec, rows, found, moves)
+        return replace(done, stopped=control.why_stopped()) if found.stopped else done
 
 
 def _nothing(spec: ExpertAssignment) -> Matching:

@@ -16,108 +16,29 @@ tail are looked at. Near the optimum few arcs of the many are ever wanted.
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
-from numba.core.types import Array
 
 from ..machine import (
     compiled,
     flag,
     integer,
-    integer_table,
-    integers,
     none,
-    out_integer_table,
     out_integers,
-    out_real_table,
     out_reals,
-    real,
     real_table,
-    reals,
 )
+from .matching_flow import drain
+from .matching_graph import FREE, GRAPH, look, move
 
-FREE: Final = -2
-"""Moves a free place, not a token."""
-
-_out_flag_table = Array(flag, 2, "C")
-_graph = (
-    real_table, out_integer_table, _out_flag_table, out_integer_table, out_integers, out_integers, out_reals,
-    out_real_table, out_integer_table,
-)  # fmt: skip
-
-
-@compiled(
-    none(
-        integer_table, real_table, integers, reals, integer, integer, real, out_integer_table, _out_flag_table,
-        out_integer_table, out_integers, out_real_table, out_integer_table, out_reals,
-    )
-)  # fmt: skip
-def seat(near, value, count, cutoff, first, last, reach, chosen, held, holder, load, slack, mover, hidden):
-    """Give the tokens first…last − 1 the experts that they want, and note the cheapest moves that are in sight.
-
-    near, value, count, cutoff: as `survey` leaves them. chosen (tokens × k), held (tokens × experts) and holder
-    (experts × places): who has whom; load (experts): how many. slack, mover (experts × experts): the least that a
-    move costs beyond the prices, up to `reach`, and the token. hidden (experts): moves that are not in sight cost at
-    least that beyond the prices.
-    """
-    wanted = chosen.shape[1]
-    for row in range(first, last):
-        listed = count[row]
-        for place in range(wanted):
-            expert = near[row, place]
-            chosen[row, place] = expert
-            held[row, expert] = True
-            holder[expert, load[expert]] = row
-            load[expert] += 1
-            own = value[row, place]
-            far = own - cutoff[row]
-            if far > reach:
-                far = reach
-            if far < hidden[expert]:
-                hidden[expert] = far
-            if listed <= wanted or own - value[row, wanted] > reach:
-                continue
-            for other_place in range(wanted, listed):
-                short = own - value[row, other_place]
-                if short > reach:
-                    break
-                other = near[row, other_place]
-                if short < slack[expert, other]:
-                    slack[expert, other] = short
-                    mover[expert, other] = row
+PATIENCE = 64
+"""Searches at most between two trials of moves that lose nothing."""
+MANY = 16
+"""Such moves from which on the trial was worth it."""
+DRAINED = 1024
+"""Such moves after which the caller has time to look at the clock."""
 
 
-@compiled(none(real_table, reals, reals, out_real_table, out_integer_table))
-def draw(scores, prices, hidden, loss, mover):
-    """Turn what moves cost beyond the prices into loss (experts × experts), the scores that they lose; or a lower
-    bound of that, where the cheapest move may be out of sight (mover −1)."""
-    experts = len(prices)
-    for one in range(experts):
-        for other in range(experts):
-            token = mover[one, other]
-            if token >= 0 and loss[one, other] <= hidden[one]:
-                loss[one, other] = scores[token, one] - scores[token, other]
-            else:
-                mover[one, other] = -1
-                loss[one, other] = hidden[one] + prices[one] - prices[other]
-
-
-@compiled(none(integer, integer, *_graph))
-def look(one, other, scores, chosen, held, holder, load, free, prices, loss, mover):
-    """Find the cheapest move from one expert to another."""
-    best, token = np.inf, -1
-    for place in range(load[one]):
-        candidate = holder[one, place]
-        if not held[candidate, other]:
-            cost = scores[candidate, one] - scores[candidate, other]
-            if cost < best:
-                best, token = cost, candidate
-    loss[one, other] = best
-    mover[one, other] = token
-
-
-@compiled(integer(integer, *_graph, out_reals, out_integers, out_integers))
+@compiled(integer(integer, *GRAPH, out_reals, out_integers, out_integers))
 def search(goals, scores, chosen, held, holder, load, free, prices, loss, mover, distance, parent, order):
     """Shortest paths over the experts, in the order in which they are reached, until all goals are; how many are.
 
@@ -188,46 +109,12 @@ def search(goals, scores, chosen, held, holder, load, free, prices, loss, mover,
     return count
 
 
-@compiled(none(integer, integer, integer, *_graph))
-def move(token, one, other, scores, chosen, held, holder, load, free, prices, loss, mover):
-    """Move a token from one expert to another, or a free place back; and keep the arcs' lower bounds true."""
-    if token == FREE:
-        free[one] -= 1
-        free[other] += 1
-        return
-    place = 0
-    while holder[one, place] != token:
-        place += 1
-    load[one] -= 1
-    holder[one, place] = holder[one, load[one]]
-    holder[other, load[other]] = token
-    load[other] += 1
-    place = 0
-    while chosen[token, place] != one:
-        place += 1
-    chosen[token, place] = other
-    held[token, one] = False
-    held[token, other] = True
-    had, has = scores[token, one], scores[token, other]
-    for third in range(len(load)):
-        if held[token, third]:
-            cost = scores[token, third] - had
-            if cost < loss[third, one]:
-                loss[third, one] = cost
-                mover[third, one] = token
-        else:
-            cost = has - scores[token, third]
-            if cost < loss[other, third]:
-                loss[other, third] = cost
-                mover[other, third] = token
-
-
-@compiled(integer(integer, out_integers, *_graph))
-def level(most, excess, scores, chosen, held, holder, load, free, prices, loss, mover):
+@compiled(integer(integer, flag, out_integers, *GRAPH))
+def level(most, ties, excess, scores, chosen, held, holder, load, free, prices, loss, mover):
     """Move tokens until no expert has an excess, of either sign; how many paths that took, −1 if there is no way.
 
-    excess (experts): tokens and free places beyond the capacity; they add up to 0. At most `most` searches; then what
-    is left stands in excess.
+    excess (experts): tokens and free places beyond the capacity; they add up to 0. At most `most` searches, and fewer
+    where they move many; then what is left stands in excess. ties: many scores are equal.
     """
     experts = len(load)
     distance = np.empty(experts)
@@ -235,7 +122,8 @@ def level(most, excess, scores, chosen, held, holder, load, free, prices, loss, 
     order = np.empty(experts, np.int64)
     used = np.empty(experts, np.bool_)
     way = np.empty(experts + 1, np.int64)
-    paths = 0
+    paths, wait, patience = 0, 0, 1
+    graph = scores, chosen, held, holder, load, free, prices, loss, mover
     for _ in range(most):
         goals = 0
         for one in range(experts):
@@ -294,11 +182,20 @@ def level(most, excess, scores, chosen, held, holder, load, free, prices, loss, 
             excess[here] -= amount
             excess[end] += amount
             paths += 1
+        # Ties let more go at these prices; where they seldom do, this is tried ever more seldom.
+        wait -= 1
+        if ties and wait < 0:
+            moves = drain(DRAINED, excess, *graph)
+            patience = 1 if moves > MANY else min(2 * patience, PATIENCE)
+            wait = 0 if moves > MANY else patience
+            paths += moves
+            if moves >= DRAINED:
+                break
     return paths
 
 
-@compiled(none(*_graph))
-def lower(scores, chosen, held, holder, load, free, prices, loss, mover):
+@compiled(none(real_table, *GRAPH))
+def lower(exact, scores, chosen, held, holder, load, free, prices, loss, mover):
     """Lower prices that prove the optimum to the least that do.
 
     A price may fall as far as it reaches 0 or a token of another expert would come, whose price may fall too: shortest
@@ -326,4 +223,5 @@ def lower(scores, chosen, held, holder, load, free, prices, loss, mover):
         if before < 0 or before >= experts:
             prices[one] = 0.0
         else:
-            prices[one] = max(prices[before] - loss[before, one], 0.0)
+            token = mover[before, one]
+            prices[one] = max(prices[before] - (exact[token, before] - exact[token, one]), 0.0)

@@ -149,9 +149,10 @@ def shed(near, value, count, first, last, most, room, load, chosen):
     return moves
 
 
-@compiled(integer(real_table, reals, out_integers, out_integers, out_integer_table))
-def squeeze(scores, prices, room, load, chosen):
-    """Move tokens from experts over their capacity to any with room, the cheapest of all each time; how many are left.
+@compiled(integer(real_table, integer, reals, out_integers, out_integers, out_integer_table))
+def squeeze(scores, most, prices, room, load, chosen):
+    """Move `most` tokens from experts over their capacity to any with room, the cheapest of all each time; how many
+    are left.
 
     For the few that `shed` finds no listed expert for. room, load, chosen: as there. A move costs O(tokens of the
     expert · experts with room).
@@ -170,6 +171,10 @@ def squeeze(scores, prices, room, load, chosen):
                     rows[several] = row
                     several += 1
         while room[one] < 0:
+            if most == 0:
+                left -= room[one]
+                break
+            most -= 1
             open_ = 0
             for other in range(len(room)):
                 roomy[open_] = other
@@ -198,3 +203,29 @@ def squeeze(scores, prices, room, load, chosen):
             load[one] -= 1
             load[target] += 1
     return left
+
+
+@compiled(none(real_table, integer, integer, reals, out_integers, out_integers, out_integer_table))
+def spill(scores, first, last, prices, room, load, chosen):
+    """Move tokens first…last − 1 from experts over their capacity to the best for them with room, in one pass.
+
+    For the many that are left when time is up. room, load, chosen: as in `shed`.
+    """
+    wanted = chosen.shape[1]
+    for row in range(first, last):
+        for place in range(wanted):
+            one = chosen[row, place]
+            if room[one] >= 0:
+                continue
+            best, target = -np.inf, -1
+            for other in range(len(room)):
+                if room[other] > 0:
+                    now = scores[row, other] - prices[other]
+                    if now > best and not (chosen[row] == other).any():
+                        best, target = now, other
+            if target >= 0:
+                chosen[row, place] = target
+                room[one] += 1
+                room[target] -= 1
+                load[one] -= 1
+                load[target] += 1
