@@ -33,6 +33,8 @@ def decode_allocation(workers: int, slots: int, free: int, waiting: int, seed: i
             "remaining": random.geometric(1 / 200, waiting),
             "waited": np.arange(waiting)[::-1] // 8,
         },
+        horizon=[0, 4, 16, 64, 256, 1024],
+        max_bypass=64,
     )
 
 
