@@ -137,9 +137,14 @@ _running: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 """The threads of backends; those that still live at the end of the process were abandoned."""
 
 
+def abandoned() -> bool:
+    """Whether a backend is still running that was given up."""
+    return any(thread.is_alive() for thread in list(_running))
+
+
 @atexit.register
 def _wait_for_the_abandoned() -> None:
-    """A process that ends under a running HiGHS is aborted by it: give it some time more."""
+    """A process that ends under a running HiGHS is aborted as that calls back into Python: give it some time more."""
     end = time.perf_counter() + LAST_GRACE
     for thread in list(_running):
         thread.join(max(end - time.perf_counter(), 0.0))

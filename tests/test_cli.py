@@ -22,6 +22,7 @@ import equipoise as eq
 from equipoise.clients.cli import figures
 from equipoise.clients.cli.app import app
 from equipoise.clients.cli.documents import line
+from equipoise.solvers.algorithms import load
 from equipoise.solvers.solve import Solver
 from equipoise.specs.spec import kinds
 
@@ -44,6 +45,12 @@ def hard() -> str:
     groups = {"name": ["all"], "most": [50_000]}
     fields = {"prompts": prompts | {"group": ["all"] * 400}, "groups": groups, "token_budget": 3e6}
     return json.dumps({"kind": "rollout_budgets"} | fields)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _machine_code_is_on_disk() -> None:
+    """Compiling, once per machine, is told on the terminal; here it has happened before."""
+    load("rollout_budgets")
 
 
 @pytest.fixture
@@ -343,6 +350,25 @@ def test_an_interrupt_before_any_plan_says_so(monkeypatch: pytest.MonkeyPatch) -
     assert "error: good.yaml: interrupted before any plan was found" in result.stderr
     assert "error: infeasible.yaml: not solved: interrupted before its turn" in result.stderr
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_backend_that_was_given_up_does_not_change_the_exit_code() -> None:
+    """The interpreter shuts down under a thread that never comes back."""
+    code = """
+import sys, threading, time
+from equipoise.clients.cli import app
+from equipoise.solvers import control
+thread = threading.Thread(target=time.sleep, args=(60,), daemon=True)
+control._running.add(thread)
+thread.start()
+sys.argv = ["equipoise", "example", "no_such_kind"]
+app.main()
+"""
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "there is no kind of task" in done.stderr
+    assert time.perf_counter() - started < 30
 
 
 @pytest.mark.usefixtures("folder")

@@ -12,7 +12,7 @@ import typer
 
 from ...solvers.control import Method
 from .failures import CHECK_FAILED
-from .terminal import DEBUG, answering, messages, results, tell
+from .terminal import DEBUG, answering, leave, messages, results, tell
 
 EXAMPLES = Path(__file__).parents[2] / "specs" / "examples" / "minimal"
 
@@ -279,4 +279,8 @@ def warmup(
 
 def main() -> None:
     """Run the command line."""
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        leave(end.code)
+        raise
