@@ -13,11 +13,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag, model_validator
 
-from .arrays import ArrayRule, Counts, Floats, Integers, PositiveAmounts, Rates, Reals
+from .arrays import ArrayRule, Counts, Floats, Integers, Rates, Reals
 from .errors import Fault
 from .exact import exact, exact_dot
 from .rollout_worth import Worth
-from .scalars import PLAIN, Amount, Count, Fraction, PositiveCount, Real
+from .scalars import PLAIN, Count, Fraction, PositiveCount, Real
 from .spec import Broken, Plan, Spec, above, below, differs, misshapen
 from .tables import Labels, Names, Table
 
@@ -25,10 +25,12 @@ Value = Literal["posterior", "knapsack_rl", "neyman", "gvm", "vip", "table"]
 
 LARGEST_TABLE = 2**26
 """Prompts × counts that a task may have (half a gigabyte of values) where counts have to be weighed one by one."""
-LARGEST_TOTAL = 2**26
-"""Rollouts that a step may have."""
+LARGEST_TOTAL = 2**24
+"""Rollouts that a step may have, and those of a `multiple_of` for every prompt: they are gone through one by one."""
 LARGEST_VALUE = 1e100
 """Values in a `table` have at most this magnitude, so that no sum of them overflows."""
+CHEAPEST, DEAREST, LARGEST_BUDGET = 1e-30, 1e30, 1e40
+"""Tokens of a rollout lie between the first two, and a budget is at most the third: prices times costs stay finite."""
 LARGEST_NORM = 1e50
 """Norms of gradients are at most this, and so are their squares fit to be added up."""
 
@@ -45,7 +47,7 @@ class Prompts(Table):
     """Rewarded rollouts so far."""
     trials: Counts | None = None
     """Rollouts so far."""
-    tokens: PositiveAmounts | None = None
+    tokens: Annotated[Floats, ArrayRule(least=CHEAPEST, most=DEAREST)] | None = None
     """Expected tokens of one rollout; used with `token_budget`."""
     group: Labels | None = None
     """Name of the group that a prompt belongs to, such as its data set."""
@@ -115,7 +117,7 @@ class RolloutBudgets(Spec[RolloutPlan]):
     """The prompts of the step."""
     total: Count | None = None
     """Rollouts in the step, exactly. Either this, or `token_budget`."""
-    token_budget: Amount | None = None
+    token_budget: Annotated[float, Strict(), Field(ge=0, le=LARGEST_BUDGET, allow_inf_nan=False), PLAIN] | None = None
     """Tokens in the step, at most."""
     least: Count = 2
     """Rollouts per prompt, at least."""
@@ -146,6 +148,10 @@ class RolloutBudgets(Spec[RolloutPlan]):
             raise Fault("{token_budget} needs {prompts.tokens}, the expected tokens of a rollout", "token_budget")
         if self.total is not None and self.total > LARGEST_TOTAL:
             raise Fault(f"must be at most {LARGEST_TOTAL}, got {self.total}", "total")
+        if self.multiple_of > (limit := max(LARGEST_TOTAL // max(len(self.prompts), 1), 1)):
+            raise Fault(
+                f"must be at most {limit} for {len(self.prompts)} prompts, got {self.multiple_of}", "multiple_of"
+            )
         if not self._graded() and len(self.prompts) * (self.most + 1) > LARGEST_TABLE:
             limit = LARGEST_TABLE // len(self.prompts) - 1
             raise Fault(f"must be at most {limit} for {len(self.prompts)} prompts, got {self.most}", "most")

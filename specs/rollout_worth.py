@@ -8,6 +8,7 @@ still be the best at the prices given, since no value exceeds its limit and ever
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -27,6 +28,8 @@ GVM_ALPHA, GVM_BETA = 1e-3, 2.0
 """Constants of GVM-RAFT (arXiv 2505.02391)."""
 BLOCK = 2**18
 """Values that are held at a time, or a column of them where there are more prompts."""
+STEEPEST = 1e250
+"""Prices of a rollout from here on bound nothing: products of them would overflow."""
 CUTS = 200
 """Prices tried for the least bound, at most."""
 
@@ -80,9 +83,13 @@ class Worth:
         return self.spec.value == "knapsack_rl"
 
     def best(self, rate: Floats) -> tuple[Floats, Integers]:
-        """(prompts,) the largest value less rate·count over all allowed counts, and the count."""
+        """(prompts,) the value of the count with the largest value less rate·count, and that count.
+
+        Counts are charged from the fewest on, so that a price far above all values costs no digits there.
+        """
         least, most = self.reach
         peak, place, rows = np.full(len(rate), -np.inf), least.copy(), np.flatnonzero(least <= most)
+        worth = peak.copy()
         signal = self.spec.value in ("posterior", "knapsack_rl")
         carried, low, width = np.ones((2, len(rows), 1)), 0, 32
         if not signal:
@@ -98,17 +105,21 @@ class Worth:
                 values = self._plain(rows, counts)
             allowed = (counts >= least[rows, None]) & (counts <= most[rows, None])
             allowed &= counts % self.spec.multiple_of == 0
-            surplus = np.where(allowed, values - rate[rows, None] * counts, -np.inf)
+            charged = np.maximum(counts - least[rows, None], 0)
+            surplus = np.where(allowed, values - rate[rows, None] * charged, -np.inf)
             top = surplus.argmax(axis=1)
-            here = surplus[np.arange(len(rows)), top]
+            every = np.arange(len(rows))
+            here = surplus[every, top]
             better = here > peak[rows]
             peak[rows[better]], place[rows[better]] = here[better], counts[top[better]]
+            worth[rows[better]] = values[every, top][better]
             low += width
             # Further counts are worth at most the limit, and cost no less than the next one if they cost at all.
-            further = self.limit[rows] - rate[rows] * np.where(rate[rows] > 0, low, most[rows])
+            next_ = np.maximum(np.where(rate[rows] > 0, low, most[rows]) - least[rows], 0)
+            further = self.limit[rows] - rate[rows] * next_
             going = (low <= most[rows]) & (further > peak[rows])
             rows, carried = rows[going], carried[:, going]
-        return peak, place
+        return worth, place
 
     @cached_property
     def limit(self) -> Floats:
@@ -273,29 +284,58 @@ class Worth:
         """The Lagrangian bound at given prices, and how it changes with the price of the budget."""
         if self.spec.total is None and price < 0:
             return math.inf, -math.inf
-        rate, room = np.full(len(self.spec.prompts), price), 0.0
-        if self.spec.groups is not None and group_price is not None:
-            rate = rate + group_price[self.spec.membership()]
-            step, infinite = self.spec.multiple_of, np.full(len(self.spec.groups), np.inf)
-            # Sums of multiples: a bound between two of them is as good as the nearer one that it allows.
-            most = infinite if self.spec.groups.most is None else self.spec.groups.most // step * step
-            least = -infinite if self.spec.groups.least is None else -(-self.spec.groups.least // step) * step
-            charged = group_price != 0
-            bound = np.where(group_price > 0, most, least)[charged]
-            room = math.fsum(group_price[charged] * bound)
-        surplus, counts = self.best(rate * self.cost)
-        slope = self.budget - math.fsum(self.cost * counts)
-        return math.fsum([*surplus.tolist(), price * self.budget, room]), slope
+        rate, own = np.full(len(self.spec.prompts), price), group_price if self.spec.groups is not None else None
+        with np.errstate(over="ignore"):
+            rate = (rate if own is None else rate + own[self.spec.membership()]) * self.cost
+        if not (np.abs(rate) < STEEPEST).all():
+            return math.inf, math.inf
+        worth, counts = self.best(rate)
+        # What is left over is counted without rounding: at prices far above the values it may not cost any digits.
+        slack, terms = self.budget - self._spent(counts), worth.tolist()
+        if own is not None:
+            terms += map(operator.mul, own.tolist(), self._group_slack(counts, own).tolist())
+        try:
+            return math.fsum([*terms, float(exact(price) * slack)]), float(slack)
+        except (OverflowError, ValueError):
+            return math.inf, math.copysign(math.inf, slack)
+
+    def _group_slack(self, counts: Integers, group_price: Floats) -> Floats:
+        """(groups,) how far counts stay below the bound that each group's price is charged for; 0 without a price."""
+        groups, step = self.spec.groups, self.spec.multiple_of
+        if groups is None:
+            return np.zeros(0)
+        infinite = np.full(len(groups), np.inf)
+        # Sums of multiples: a bound between two of them is as good as the nearer one that it allows.
+        most = infinite if groups.most is None else groups.most // step * step
+        least = -infinite if groups.least is None else -(-groups.least // step) * step
+        given = np.bincount(self.spec.membership(), weights=counts, minlength=len(groups))
+        return np.where(group_price == 0, 0.0, np.where(group_price > 0, most, least) - given)
+
+    def _spent(self, counts: Integers) -> Fraction:
+        """What counts take of the budget, without rounding."""
+        if self.spec.total is not None:
+            return Fraction(sum(counts.tolist()))
+        whole, unit = self._units
+        return sum(map(operator.mul, whole, counts.tolist())) * unit
 
     @cached_property
-    def budget(self) -> float:
+    def _units(self) -> tuple[list[int], Fraction]:
+        """(prompts,) what a rollout takes in whole multiples of the largest unit that all costs share; and the unit."""
+        different, place = np.unique(self.cost, return_inverse=True)
+        costs = [exact(cost) for cost in different.tolist()]
+        unit = Fraction(
+            math.gcd(*(cost.numerator for cost in costs)) or 1, math.lcm(*(cost.denominator for cost in costs))
+        )
+        whole = [int(cost / unit) for cost in costs]
+        return [whole[entry] for entry in place.tolist()], unit
+
+    @cached_property
+    def budget(self) -> Fraction:
         """What of the budget counts can use up: whole multiples of the unit that all costs share."""
         if self.spec.total is not None:
-            return float(self.spec.total)
-        amount, costs = exact(self.spec.token_budget or 0.0), [exact(cost) for cost in np.unique(self.cost).tolist()]
-        numerators, denominators = (cost.numerator for cost in costs), (cost.denominator for cost in costs)
-        unit = Fraction(math.gcd(*numerators), math.lcm(*denominators)) * self.spec.multiple_of
-        return float(amount // unit * unit) if unit else float(amount)
+            return Fraction(self.spec.total)
+        unit = self._units[1] * self.spec.multiple_of
+        return exact(self.spec.token_budget or 0.0) // unit * unit
 
     def least_priced(self, start: float) -> float:
         """The least Lagrangian bound that some single price gives, searched from one such price.
@@ -311,19 +351,19 @@ class Worth:
         while slope < 0:
             low, below = high, above
             high, width = high + width, width * 4
-            above = value, slope = self._tangent(high)
-            best = min(best, value)
             if not math.isfinite(high):
                 return best
+            above = value, slope = self._tangent(high)
+            best = min(best, value)
         width = around
         while below[1] > 0 and not (self.spec.total is None and low <= 0):
             high, above = low, below
             low, width = low - width, width * 4
             low = low if self.spec.total is not None else max(low, 0.0)
-            below = self._tangent(low)
-            best = min(best, below[0])
             if not math.isfinite(low):
                 return best
+            below = self._tangent(low)
+            best = min(best, below[0])
         for cut in range(CUTS):
             if not below[1] < 0 < above[1]:
                 break

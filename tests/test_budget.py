@@ -15,6 +15,7 @@ from equipoise.solvers.algorithms.rollout_steps import concave
 from equipoise.solvers.purse import _purse_one_by_one, purse
 from equipoise.solvers.rollout_beliefs import fit_beta
 from equipoise.specs.exact import exact, exact_dot
+from equipoise.specs.rollout_budgets import RolloutPlan
 
 from .oracles import rollout_budgets as oracle
 
@@ -149,6 +150,58 @@ def test_costs_that_share_no_unit_are_never_overspent_and_still_bounded() -> Non
     assert noted > 5
 
 
+def test_costs_of_any_magnitude_keep_bounds_that_hold_and_are_proved_again() -> None:
+    """Against every plan there is: prices times a dear prompt's tokens are far above all values."""
+    feasible = 0
+    for seed in range(120):
+        random = np.random.default_rng(seed)
+        size, most = int(random.integers(1, 5)), int(random.integers(2, 6))
+        step, least = int(random.choice([1, 1, 2])), int(random.integers(1, 3))
+        value = str(random.choice(["knapsack_rl", *VARIANCES]))
+        tokens = random.choice([1.0, 1 / 3, 0.1, 2.7], size) * 10.0 ** random.choice(
+            [-29, -10, 0, 3, 14, 16, 20, 29], size
+        )
+        budget = float((tokens * int(random.integers(least, most + 1))).sum() * random.choice([1, 1.0000001, 0.999]))
+        prompts = {"success_rate": random.random(size), "tokens": tokens}
+        fields: dict[str, Any] = {"least": least, "most": most, "multiple_of": step, "token_budget": budget}
+        spec = eq.RolloutBudgets(prompts=prompts, value=value, **fields)
+        counts = range(-(-least // step) * step, most + 1, step)
+        allowed = [np.array(each, np.int64) for each in product(counts, repeat=size)]
+        allowed = [each for each in allowed if exact_dot(tokens, each) <= exact(budget)]
+        plan = solved(spec, method="fast")
+        assert (plan is None) == (not allowed), seed
+        if plan is None:
+            continue
+        feasible += 1
+        best = max(spec.objective(RolloutPlan(rollouts=each, price=0.0)) for each in allowed)
+        assert plan.certificate.bound >= best - 1e-9 * abs(best), seed
+        assert eq.check(spec, plan).ok, (seed, eq.check(spec, plan).problems)
+    assert feasible >= 60
+
+
+def test_a_budget_that_the_fewest_rollouts_use_up_to_the_last_decimal_is_proved() -> None:
+    """0.3 is 3 × 0.1, which floats sum to more: no price would ever make them fit."""
+    prompts = {"tokens": [0.1] * 3, "trials": [0] * 3, "successes": [0] * 3}
+    prior = {"alpha": 1e-9, "beta": 1.0}
+    spec = eq.RolloutBudgets(value="knapsack_rl", least=1, most=8, prior=prior, token_budget=0.3, prompts=prompts)
+    plan = eq.solve(spec)
+    assert plan.rollouts.tolist() == [1, 1, 1] and plan.certificate.status == "optimal"
+    assert eq.check(spec, plan).ok
+    assert spec.bound(RolloutPlan(rollouts=plan.rollouts, price=1e308, prior=plan.prior)) == pytest.approx(
+        0.0, abs=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "budget", "field"),
+    [(1e31, 1e32, r"prompts\.tokens\[0\]"), (1e-31, 1.0, r"prompts\.tokens\[0\]"), (1.0, 1e41, "token_budget")],
+)
+def test_costs_and_budgets_beyond_all_reason_are_refused(tokens: float, budget: float, field: str) -> None:
+    prompts = {"success_rate": [0.5], "tokens": [tokens]}
+    with pytest.raises(eq.SpecError, match=f"{field}: must be|{field}: .*less than or equal"):
+        eq.RolloutBudgets(value="knapsack_rl", token_budget=budget, prompts=prompts)
+
+
 def test_what_no_count_can_use_of_a_budget_leaves_no_gap() -> None:
     """Of 6.4 tokens, rollouts of 3.3 tokens can use 3.3."""
     table = np.array([[-2.0, 0.0], [-2.0, 2.0]])
@@ -260,8 +313,65 @@ def test_a_task_too_large_for_the_program_says_so_and_is_still_explained() -> No
 
 
 def test_a_total_beyond_all_reason_is_refused() -> None:
-    with pytest.raises(eq.SpecError, match="total: must be at most 67108864"):
+    with pytest.raises(eq.SpecError, match="total: must be at most 16777216"):
         eq.RolloutBudgets(prompts={"success_rate": [0.5]}, value="knapsack_rl", total=2**40, most=2**41)
+
+
+def test_a_multiple_beyond_all_reason_is_refused() -> None:
+    """Its rollouts would have to be gone through one by one, for the price of the first that is not taken."""
+    fields: dict[str, Any] = {"value": "knapsack_rl", "least": 0, "most": 10**10, "total": 0}
+    with pytest.raises(eq.SpecError, match="multiple_of: must be at most 16777216 for 1 prompts"):
+        eq.RolloutBudgets(**fields, multiple_of=10**10, prompts={"success_rate": [0.5]})
+    with pytest.raises(eq.SpecError, match="multiple_of: must be at most 16777 for 1000 prompts"):
+        eq.RolloutBudgets(**fields, multiple_of=16778, prompts={"success_rate": [0.5] * 1000})
+
+
+FAR: list[tuple[dict[str, Any], set[str]]] = [
+    ({"least": 10**10, "most": 10**10, "total": 0}, {"least", "total"}),
+    ({"least": 2**53, "most": 2**53, "total": 2**24}, {"least", "total"}),
+    ({"drawn": 2**52, "most": 2**53, "total": 2**24}, {"prompts.drawn", "total"}),
+    ({"groups": {"name": ["a"], "least": [2**52]}, "most": 2**53, "total": 2**24}, {"groups.least", "total"}),
+]
+
+
+@pytest.mark.parametrize(("fields", "conflict"), FAR)
+def test_what_no_total_can_reach_is_told_before_anything_is_climbed(fields: dict[str, Any], conflict: set[str]) -> None:
+    """Climbing there rollout by rollout would take days."""
+    prompts: dict[str, Any] = {"success_rate": [0.5] * 2048, "group": ["a"] * 2048}
+    if drawn := fields.get("drawn"):
+        prompts |= {"drawn": [drawn] * 2048, "drawn_successes": [1] * 2048}
+    fields = {name: value for name, value in fields.items() if name != "drawn"}
+    with pytest.raises(eq.InfeasibleError) as caught:
+        eq.solve(eq.RolloutBudgets(prompts=prompts, value="knapsack_rl", **fields))
+    assert set(caught.value.fields) == conflict
+    assert all(field != "total" for field in caught.value.change), "no total that large is allowed"
+
+
+def test_the_most_that_prompts_could_take_together_may_exceed_all_integers() -> None:
+    """2**53 for each of 2048 prompts is a whole multiple of 2**64."""
+    spec = eq.RolloutBudgets(prompts={"success_rate": [0.5] * 2048}, total=6000, value="knapsack_rl", most=2**53)
+    plan = eq.solve(spec)
+    assert int(plan.rollouts.sum()) == 6000 and plan.certificate.status == "optimal"
+
+
+def test_a_bound_of_a_group_that_cannot_bind_is_not_climbed_to() -> None:
+    prompts = {"success_rate": [0.5, 0.3, 0.2, 0.1], "group": ["a", "a", "b", "b"]}
+    groups = {"name": ["a", "b"], "most": [2**52, 12]}
+    spec = eq.RolloutBudgets(prompts=prompts, groups=groups, total=40, value="knapsack_rl", most=2**53)
+    plan = eq.solve(spec)
+    assert int(plan.rollouts[2:].sum()) == 12 and plan.certificate.status == "optimal"
+    assert eq.check(spec, plan).ok
+
+
+def test_groups_that_would_be_climbed_to_for_minutes_are_left_to_the_program() -> None:
+    names = [str(row) for row in range(100)]
+    prompts = {"success_rate": [0.5] * 100, "group": names}
+    groups = {"name": names, "most": [2**23] * 100}
+    spec = eq.RolloutBudgets(prompts=prompts, groups=groups, total=2**24, value="knapsack_rl", most=2**24)
+    with pytest.raises(eq.UnsupportedError, match=r"groups\.most adds up to more than 67108864"):
+        eq.solve(spec, method="fast")
+    with pytest.raises(eq.UnsupportedError, match="too large"):
+        eq.solve(spec)
 
 
 def test_the_same_seed_gives_the_same_plan_on_any_number_of_threads() -> None:

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import equipoise as eq
+from equipoise.solvers.conflicts import find_conflict
+from equipoise.solvers.formulation import formulation
 
 from .oracles import rollout_budgets as oracle
 
@@ -229,6 +231,78 @@ CONFLICTS = [
         "takes 80 tokens",
     ),
 ]
+
+
+SWAY = np.where(np.arange(13) % 2, 2e-300, -2e-300)
+HALVES: dict[str, Any] = {"success_rate": [0.5, 0.5]}
+HARD: list[tuple[dict[str, Any], set[str]]] = [
+    ({"least": 5, "most": 12, "token_budget": 1.0, "prompts": HALVES | {"tokens": [0.1, 1 / 3]}}, {"least"}),
+    (
+        {
+            "least": 3,
+            "most": 6,
+            "token_budget": 2.4,
+            "prompts": HALVES | {"drawn": [5, 6], "drawn_successes": [3, 5], "tokens": [0.1, 1 / 3]},
+        },
+        {"prompts.drawn"},
+    ),
+    (
+        {
+            "value": "table",
+            "most": 12,
+            "multiple_of": 4,
+            "token_budget": 3.7,
+            "table": np.stack([SWAY, SWAY]),
+            "prompts": {"tokens": [0.5, 0.7]},
+        },
+        {"least"},
+    ),
+    ({"least": 1, "token_budget": 1e10, "prompts": HALVES | {"tokens": [1e-30, 1e30]}}, {"least"}),
+]
+
+
+@pytest.mark.parametrize(("fields", "conflict"), HARD)
+@pytest.mark.parametrize("method", ["fast", "exact"])
+def test_a_conflict_is_found_by_the_rules_alone_whatever_values_and_costs_are(
+    fields: dict[str, Any], conflict: set[str], method: Any
+) -> None:
+    spec = eq.RolloutBudgets(**({"value": "knapsack_rl"} | fields))
+    with pytest.raises(eq.InfeasibleError) as caught:
+        eq.solve(spec, method=method)
+    assert set(caught.value.fields) == conflict | {"token_budget"}
+    for field, value in caught.value.change.items():
+        mended = spec.replace(**{field: int(value) if field == "least" else value})
+        assert eq.check(mended, eq.solve(mended, method="fast")).ok
+
+
+def test_a_total_that_is_no_multiple_is_told_whatever_a_table_holds() -> None:
+    fields: dict[str, Any] = {"value": "table", "least": 1, "most": 2, "multiple_of": 2, "total": 3}
+    with pytest.raises(eq.InfeasibleError, match="total 3 is not a multiple of 2"):
+        eq.solve(eq.RolloutBudgets(**fields, table=np.full((2, 3), 1e-101), prompts=HALVES), method="fast")
+
+
+def conflict_of(spec: eq.RolloutBudgets) -> eq.InfeasibleError | None:
+    """Why a task has no plan; None if it has one."""
+    try:
+        eq.solve(spec, method="fast" if spec.groups is None else "exact")
+    except eq.InfeasibleError as error:
+        return error
+    return None
+
+
+def test_conflicts_are_the_ones_of_the_compiled_rules_and_every_remedy_works() -> None:
+    clashes = 0
+    for seed in range(300):
+        spec = random_spec(seed)
+        if (error := conflict_of(spec)) is None:
+            continue
+        clashes += 1
+        compiled = find_conflict(formulation(spec).formulate(), None)
+        assert set(error.fields) == set(compiled.fields), seed
+        for field, value in error.change.items():
+            mended = spec.replace(**{field: value if field == "token_budget" else int(value)})
+            assert eq.check(mended, eq.solve(mended)).ok, (seed, field)
+    assert clashes >= 30
 
 
 @pytest.mark.parametrize(("fields", "conflict", "words"), CONFLICTS)

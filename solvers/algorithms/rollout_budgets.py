@@ -29,6 +29,9 @@ from .rungs import COUNT, GAIN, running_product
 SEARCH_GAP: Final = 1e-3
 """The gap that `auto` asks for where the problem is a multiple choice."""
 
+LARGEST_CLIMB: Final = 2**26
+"""Rollouts that groups are climbed up to, all of them together."""
+
 
 class RolloutAlgorithm(Algorithm[RolloutBudgets, RolloutPlan]):
     """Thresholds on marginal values, or multiple choice over upper hulls."""
@@ -39,6 +42,10 @@ class RolloutAlgorithm(Algorithm[RolloutBudgets, RolloutPlan]):
         """Groups with bounds need concave values and a total."""
         if spec.groups is not None and (spec.total is None or not concave(spec)):
             return "bounds of groups need a total, and values that are concave (`least` of 1 or more; no table)"
+        if spec.groups is not None and spec.groups.most is not None and spec.total is not None:
+            binding = spec.groups.most[spec.groups.most < spec.total]  # each is climbed to on its own
+            if float(binding.sum()) > LARGEST_CLIMB:
+                return f"groups.most adds up to more than {LARGEST_CLIMB} where it is below the total"
         return None
 
     def gap(self, spec: RolloutBudgets) -> float:
@@ -97,21 +104,24 @@ def _choice(run: Steps, gap: float) -> Found[RolloutPlan]:
     if room < 0:
         raise ProgramInfeasible("the budget is out of reach")
     top = np.minimum(height, room // money.cost)
-    values = table(run, top)
+    reach = top
+    if money.coarse:  # counts that only the rounding of costs excludes
+        reach = np.minimum(height, np.floor(np.minimum(left / money.true_cost, height)).astype(np.int64) + 1)
+    values = table(run, reach)
     chosen = choose(values, top, money.cost, room, spec.total is not None, gap)
     objective = worth(values, chosen.counts)
-    reach, highest = top, chosen.relaxed
-    if money.coarse:  # the bound at what things cost, counts that only their rounding excludes included
-        reach = np.minimum(height, top + 1)
+    highest = chosen.relaxed
+    if money.coarse:  # the bound at what things cost
         corner, corners = np.empty(values.shape, np.int64), np.empty(run.size, np.int64)
         hulls(values, reach, False, corner, corners)
         highest = bound(values, money.true_cost, corner, corners, left, chosen.price)
     evidence = Evidence(objective, max(highest, objective), "threshold")
     if chosen.proven and highest - objective > SETTLED * abs(objective):
         ceiling = objective
-        if money.coarse:  # what costs rounded down would allow
+        if money.coarse:  # what costs rounded down would allow, where none comes down to nothing
             low = np.maximum(np.floor(money.true_cost).astype(np.int64) - 1, 1)
-            ceiling = choose(values, reach, low, max(int(left) + 1, 0), False, gap).bound
+            counted = bool((money.true_cost >= 1.0).all())
+            ceiling = choose(values, reach, low, max(int(left) + 1, 0), False, gap).bound if counted else highest
         if ceiling < highest:
             evidence = Evidence(objective, max(ceiling, objective), "search")
     notes = (*((COARSE_NOTE,) if money.coarse else ()), *_notes(run))

@@ -7,6 +7,7 @@ for resource allocation problems", 1986): what a group must have, and what it ma
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 
@@ -41,22 +42,24 @@ def grouped(run: Steps, total: int) -> tuple[Steps, float, Floats]:
         run.state[order],
         run.place[order],
     )
-    cap, needed, slack = sorted_.top.copy(), 0, 0
-    for group in range(several):
-        rows = slice(ends[group], ends[group + 1])
-        first, last = int(sorted_.start[rows].sum()), int(sorted_.top[rows].sum())
-        least = first if groups.least is None else max(first, -(-int(groups.least[group]) // step))
-        most = last if groups.most is None else min(last, int(groups.most[group]) // step)
-        if least > most:
-            raise ProgramInfeasible("a group's bounds are out of reach")
-        needed, slack = needed + least, slack + most - least
-        sorted_.take(rows, sorted_.top[rows], least - first)
-        if most < last:
-            further = sorted_.state[rows].copy(), sorted_.place[rows].copy()
-            take(sorted_.law, step, sorted_.view.seen[rows], sorted_.curve[rows], *further, cap[rows], most - least)
-            cap[rows] = further[1][:, COUNT]
-    if not needed <= total <= needed + slack:
+    rows = [slice(first, last) for first, last in pairwise(ends)]
+    first = [int(sorted_.start[members].sum()) for members in rows]
+    last = [int(sorted_.top[members].sum()) for members in rows]
+    least = first if groups.least is None else np.maximum(first, -(-groups.least // step)).tolist()
+    most = last if groups.most is None else np.minimum(last, groups.most // step).tolist()
+    if any(low > high for low, high in zip(least, most, strict=True)):
+        raise ProgramInfeasible("a group's bounds are out of reach")
+    needed = sum(least)
+    if not needed <= total <= sum(most):  # before anything is climbed: no climb is longer than the total
         raise ProgramInfeasible("the total is out of reach")
+    cap = sorted_.top.copy()
+    for group, members in enumerate(rows):
+        sorted_.take(members, sorted_.top[members], least[group] - first[group])
+        room = most[group] - least[group]
+        if most[group] < last[group] and room < total - needed:
+            further = sorted_.state[members].copy(), sorted_.place[members].copy()
+            take(sorted_.law, step, sorted_.view.seen[members], sorted_.curve[members], *further, cap[members], room)
+            cap[members] = further[1][:, COUNT]
     sorted_.take(slice(None), cap, total - needed)
     back = np.empty(size, np.int64)
     back[order] = np.arange(size)

@@ -85,11 +85,32 @@ def steps(spec: RolloutBudgets) -> Steps:
     start = np.full(size, least) if spec.prompts.drawn is None else np.maximum(-(-view.seen // step), least)
     if size and int(start.max()) > most:
         raise ProgramInfeasible("no count is allowed")
+    most = _within_reach(spec, start, most)
     law, curve = _curve(spec, view)
     state, place = np.empty((size, 5)), np.empty((size, 2), np.int64)
     if spec.value != "table":
         begin(law, step, view.seen, start, curve, state, place)
     return Steps(spec, view, start, np.full(size, most), law, curve, state, place)
+
+
+def _within_reach(spec: RolloutBudgets, start: Integers, most: int) -> int:
+    """The last rung that may matter. Raises `ProgramInfeasible` where the budget allows no counts at all.
+
+    Tested before any sequence is walked, so that no walk is longer than the budget; in numbers that cannot overflow.
+    """
+    step, size = spec.multiple_of, len(start)
+    if spec.total is None:
+        return most  # at most as many as a table may have
+    rungs = spec.total // step
+    if not size:
+        return most
+    if spec.prompts.drawn is None:
+        needed = size * int(start[0])
+    else:
+        needed = int(start.sum()) if int(start.max()) <= rungs else rungs + 1
+    if not needed <= rungs <= size * most:
+        raise ProgramInfeasible("the total is out of reach")
+    return min(most, rungs + 1)  # one beyond what the total allows: the best value that is not taken
 
 
 def _curve(spec: RolloutBudgets, view: Outlook) -> tuple[int, Floats]:

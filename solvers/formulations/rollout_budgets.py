@@ -14,15 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...specs.errors import UnsupportedError
-from ...specs.exact import exact_dot
-from ...specs.rollout_budgets import LARGEST_TABLE, RolloutBudgets, RolloutPlan
+from ...specs.rollout_budgets import LARGEST_BUDGET, LARGEST_TABLE, LARGEST_TOTAL, RolloutBudgets, RolloutPlan
 from ..answer import Answer
-from ..conflicts import find_conflict
 from ..doubt import Doubt
 from ..formulation import Conflict, Evidence, Explanation, Formulation
 from ..program import Builder, Floats, Integers, Program
 from ..purse import COARSE, Purse, purse
 from ..rollout_beliefs import fit_notes
+from ..rollout_conflicts import least_tokens, rollout_conflict
 from ..rollout_values import gradient_share, outlook, rollout_values
 
 SEARCH_GAP = 1e-3
@@ -88,12 +87,8 @@ class RolloutProgram(Formulation[RolloutBudgets, RolloutPlan]):
         return len(self.spec.prompts) * (self.spec.most + 1) > LARGEST_TABLE
 
     def conflict(self) -> Conflict | None:
-        """The conflict, found without the values of counts where there are too many of them."""
-        if not self._vast:
-            return None
-        builder = Builder("maximise")
-        self._rules(builder)
-        return find_conflict(builder.build(), None)
+        """The conflict among the rules; what counts are worth has no part in it."""
+        return rollout_conflict(self.spec)
 
     def formulate(self) -> Program:
         """Columns: `rungs` (prompts), and what they are worth: `extra` per further rung, or `choice` per count.
@@ -296,7 +291,10 @@ class RolloutProgram(Formulation[RolloutBudgets, RolloutPlan]):
             words["least"] = f"least {least} for each of {prompts} prompts takes {float(self.cost @ floor):g} tokens"
         change = self._change(conflict)
         clash = ", but ".join(words[name] for name in conflict.fields)
-        remedy = " or ".join(f"set {name} to {value:g}" for name, value in change.items())
+        remedy = " or ".join(
+            f"set {name} to {int(value) if float(value).is_integer() and value < 2**53 else value!r}"
+            for name, value in change.items()
+        )
         return Explanation(f"{clash}; {remedy}" if remedy else clash, change)
 
     def _change(self, conflict: Conflict) -> dict[str, float]:
@@ -304,13 +302,17 @@ class RolloutProgram(Formulation[RolloutBudgets, RolloutPlan]):
         change: dict[str, float] = {}
         for name, shift in conflict.shifts.items():
             if name == "total" and spec.total is not None:
-                change[name] = float(spec.total + shift.upper - shift.lower)
+                if (mended := spec.total + shift.upper - shift.lower) <= LARGEST_TOTAL:
+                    change[name] = float(mended)
             elif name == "token_budget" and spec.token_budget is not None:
-                floor = -(-np.maximum(self.view.seen, spec.least) // step) * step
-                change[name] = float(exact_dot(self.cost, floor))
+                if (mended := least_tokens(spec)) <= LARGEST_BUDGET:
+                    change[name] = mended
             elif name == "least" and -(-spec.least // step) >= shift.lower:
-                change[name] = float((-(-spec.least // step) - shift.lower) * step)
-            elif name == "most":
+                mended = float((-(-spec.least // step) - shift.lower) * step)
+                graded = mended >= (3 if spec.value == "vip" else 1) or step > 1  # a threshold decides: no table
+                if graded or not self._vast:
+                    change[name] = mended
+            elif name == "most" and spec.table is None:  # a wider table would need more columns
                 change[name] = float((spec.most // step + shift.upper) * step)
         return change
 
