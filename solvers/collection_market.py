@@ -15,7 +15,7 @@ from ..specs.collection_curves import ConvexCurves as RecordedConvex
 from ..specs.exact import exact_dot
 from .collection_beliefs import SharedFit, fit_shared_power_laws
 from .collection_curves import ConvexCurves, Curves, PowerLawCurves, Sightings, fit_convex, fit_power_laws, sightings
-from .purse import purse
+from .purse import purse_of_lots
 
 UNLIMITED = 2**53
 """Stands for as many samples as anybody could want."""
@@ -33,12 +33,21 @@ class Market:
         groups, none = spec.groups, np.zeros(len(spec.groups), np.int64)
         self.cost: Floats = np.ones(len(groups)) if groups.cost is None else groups.cost
         self.weight: Floats = np.ones(len(groups)) if groups.weight is None else groups.weight
-        self.purse = purse(self.cost, spec.lot, spec.budget)
         self.least: Integers = none if groups.least is None else -(-groups.least // spec.lot)
         self.available: Integers = (none + UNLIMITED if groups.available is None else groups.available) // spec.lot
         self.permitted: Integers = (none + UNLIMITED if groups.most is None else groups.most) // spec.lot
         self.most: Integers = np.minimum(self.available, self.permitted)
+        self.purse = purse_of_lots(self.cost, spec.lot, spec.budget, self.least, self.most)
         self.top: Integers = np.minimum(self.most, self.purse.room // self.purse.cost)
+
+    @cached_property
+    def reach(self) -> Integers:
+        """(groups,) lots that no purchase has more of, however costs were rounded: `top` where they were not."""
+        if not self.purse.coarse:
+            return self.top
+        cheapest = np.maximum(self.purse.floor, 1)
+        most = np.where(self.purse.floor > 0, np.minimum(self.most, self.purse.whole_room // cheapest), self.most)
+        return np.maximum(most, self.top)
 
     @property
     def affordable(self) -> bool:

@@ -172,12 +172,13 @@ class Doubt:
             if not chosen.any():
                 break
             counts[steps.item[chosen]] += steps.up[chosen]
-            left -= int(steps.money[chosen].sum())
+            left -= sum(steps.money[chosen].tolist())
         return counts
 
     def _steps(self, counts: Integers) -> _Steps:
         """The steps, one count up or down, that go least against the price."""
-        every = np.arange(len(counts))
+        every, cost = np.arange(len(counts)), np.ceil(self.cost) if self.cost.dtype.kind == "f" else self.cost
+        cost = cost.astype(np.int64)
         price, gain = self.price * self.cost, self._gain(every, counts)
         more = np.where((counts < self.high) & (gain > 0), price - gain, np.inf)
         fewer = np.where(counts > self.low, self._gain(every, np.maximum(counts - 1, self.low)) - price, np.inf)
@@ -186,7 +187,7 @@ class Doubt:
         return _Steps(
             np.concatenate([ups, downs]),
             np.repeat([1, -1], [len(ups), len(downs)]),
-            np.ceil(np.concatenate([self.cost[ups], -self.cost[downs]])).astype(np.int64),
+            np.concatenate([cost[ups], -cost[downs]]),
             np.concatenate([more[ups], fewer[downs]]),
         )
 

@@ -35,6 +35,10 @@ FEWEST: dict[Model, int] = {"shared_power_law": 1, "power_law": 3, "convex_monot
 """Observations that a fit of each model needs per group."""
 GAP_ROOM = 1e-9
 """By how much, relative to the largest loss, two losses may exceed `max_gap`: they are computed, not given."""
+LARGEST_AMOUNT = 1e50
+"""Costs, weights and losses may be at most this, and costs and weights, unless 0, at least one over it."""
+LARGEST_EXPONENT = 1e6
+"""Exponents of curves, at most: at one of a hundred, the second sample does all that there is to do."""
 LARGEST_POWER = 200.0
 """Powers of ten that the terms of `alpha_fair` may reach, up or down."""
 PRICE_STEP = 1e-4
@@ -141,6 +145,7 @@ class CollectionBudgets(Spec[CollectionPlan]):
     @model_validator(mode="after")
     def _consistent(self) -> CollectionBudgets:
         groups = self.groups
+        self._check_sizes()
         if len(groups) and (groups.curve is None) == (self.observations is None):
             raise Fault("give exactly one of {groups.curve} and {observations}, which curves are fitted to", "groups")
         if groups.weight is not None and len(groups) and not groups.weight.any():
@@ -156,6 +161,30 @@ class CollectionBudgets(Spec[CollectionPlan]):
             self._check_observations(self.observations)
         self._check_alpha()
         return self
+
+    def _check_sizes(self) -> None:
+        """What a unit of budget spares, a product and quotient of these, must be a number that floats can hold."""
+        least, most, groups, curve = 1 / LARGEST_AMOUNT, LARGEST_AMOUNT, self.groups, self.groups.curve
+        columns = [(("groups", "cost"), groups.cost, least, most), (("groups", "weight"), groups.weight, least, most)]
+        if curve is not None:
+            place = ("groups", "curve")
+            columns += [
+                ((*place, "asymptote"), curve.asymptote, 0.0, most),
+                ((*place, "scale"), curve.scale, 0.0, most),
+                ((*place, "exponent"), curve.exponent, 0.0, LARGEST_EXPONENT),
+                ((*place, "loss_at_zero"), curve.loss_at_zero, 0.0, most),
+            ]
+        if self.observations is not None:
+            columns.append((("observations", "loss"), self.observations.loss, 0.0, most))
+        for path, column, low, high in columns:
+            if column is None or not len(column):
+                continue
+            if column.max() > high:
+                row = int(column.argmax())
+                raise Fault(f"must be at most {high:g}, got {column[row]:g}", *path, row)
+            if low and (tiny := np.flatnonzero((column < low) & (column > 0))).size:
+                row = int(tiny[0])
+                raise Fault(f"must be at least {low:g}, got {column[row]:g}", *path, row)
 
     def _check_alpha(self) -> None:
         """Losses to the power of 1 + alpha must be numbers that floats can hold."""

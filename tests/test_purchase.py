@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -327,3 +329,114 @@ def test_losses_are_those_of_the_curves() -> None:
     shop = Shop.of(market)
     assert np.isfinite(shop.curve[:, columns]).all()
     assert shop.loss(market.least) == pytest.approx(market.loss(market.every, market.least), rel=1e-14)
+
+
+def thirds(**groups: Any) -> dict[str, Any]:
+    """Two groups whose costs share no unit but 10⁻¹⁶; only the first gains anything."""
+    curve = {"asymptote": [0.1, 0.1], "scale": [1.0, 0.0], "exponent": [0.3, 0.3]}
+    return {"name": ["a", "b"], "collected": [10, 10], "cost": [0.1, 1 / 3], "curve": curve, **groups}
+
+
+@pytest.mark.parametrize("backend", [None, "highs"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(("budget", "best"), [(1.0, 10), (100.0, 1000), (1e6, 10**7)])
+def test_a_lot_that_just_fits_is_bought_though_costs_share_no_unit(
+    budget: float, best: int, objective: str, backend: str | None
+) -> None:
+    for groups in (thirds(), thirds(least=[best, 0])):
+        spec = eq.CollectionBudgets(groups=groups, budget=budget, objective=objective)
+        plan = eq.solve(spec, backend=backend)
+        assert plan.samples.tolist() == [best, 0]
+        assert plan.certificate.status == "optimal"
+        assert eq.check(spec, plan).ok
+    with pytest.raises(eq.InfeasibleError, match="budget"):
+        eq.solve(spec.replace(groups=thirds(least=[best, 1])), backend=backend)
+
+
+@pytest.mark.parametrize(("first", "backend"), [(0, None), (20, None), (40, None), (60, None), (0, "highs")])
+def test_no_plan_is_called_optimal_that_a_count_of_fractions_beats(first: int, backend: str | None) -> None:
+    for seed in range(first, first + (20 if backend is None else 3)):
+        random = np.random.default_rng(seed)
+        cost = random.choice([0.1, 0.7, 1 / 3, 1 / 7, math.pi, 1e-3 / 3], 3)
+        budget = float(random.choice([1.0, 1e3, 12345.678, 1e9] if backend is None else [1.0, 30.0]))
+        fields = {**task(seed, largest=1), "budget": budget, "lot": 1}
+        fields["groups"] = {
+            "name": ["a", "b", "c"],
+            "collected": [5, 9, 2],
+            "cost": cost,
+            "least": [int(Fraction(repr(budget)) / Fraction(repr(float(cost[0])))), 0, 0],  # all that fits
+            "curve": {"asymptote": [0.1, 0.0, 0.2], "scale": [1.0, 0.5, 2.0], "exponent": [0.3, 0.5, 1.0]},
+        }
+        for spec in (
+            eq.CollectionBudgets(**fields),
+            eq.CollectionBudgets(**{**fields, "groups": {**fields["groups"], "least": [0, 0, 0]}}),
+        ):
+            plan = eq.solve(spec, "fast" if backend is None else "auto", backend=backend, time_limit=5.0)
+            result = eq.check(spec, plan)
+            assert result.ok, (seed, result.problems)
+
+
+def test_a_budget_beyond_all_that_there_is_buys_all_there_is() -> None:
+    curve = {"asymptote": [0.0], "scale": [1.0], "exponent": [0.1]}
+    groups = {"name": ["a"], "collected": [10], "cost": [0.25], "curve": curve}
+    for objective, backend in itertools.product(OBJECTIVES, (None, "highs")):
+        spec = eq.CollectionBudgets(groups=groups, budget=2.0**53, objective=objective)
+        plan = eq.solve(spec, backend=backend)
+        assert plan.samples.tolist() == [2**53]
+        assert eq.check(spec, plan).ok
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("cheap", [1, 2, 7])
+def test_costs_of_many_orders_of_magnitude_take_no_longer(cheap: int, objective: str) -> None:
+    random = np.random.default_rng(cheap)  # lot by lot, this would be 10¹² steps
+    groups = {
+        "name": [f"g{row}" for row in range(cheap + 1)],
+        "collected": [100] + [10**6] * cheap,
+        "cost": [1e6] + [1e-6] * cheap,
+        "curve": {
+            "asymptote": [0.1] + [0.0] * cheap,
+            "scale": [2.0] + [2.0] * cheap,
+            "exponent": np.concatenate([[1.0], random.uniform(0.3, 0.6, cheap)]),
+        },
+    }
+    for budget in (2000000.000004, 1999999.5, 3.0, 12345678.9):
+        spec = eq.CollectionBudgets(groups=groups, budget=budget, objective=objective)
+        plan = eq.solve(spec, "fast")
+        result = eq.check(spec, plan)
+        assert result.ok, result.problems
+        # Whatever still fits is bought.
+        assert spec.budget - float(plan.samples @ np.array(groups["cost"])) < 1e-3 or objective == "worst_group"
+
+
+def test_gains_too_small_for_floats_are_left_and_end_the_purchase() -> None:
+    curve = {"asymptote": [0.1, 0.0, 0.0], "scale": [1.0] * 3, "exponent": [31.0] * 3}
+    groups = {"name": ["a", "b", "c"], "collected": [2, 100, 50], "cost": [1.0, 1.0, 2.0], "curve": curve}
+    spec = eq.CollectionBudgets(groups=groups, budget=1e11)
+    plan = eq.solve(spec, "fast")
+    assert plan.certificate.gap <= 1e-9
+    assert eq.check(spec, plan).ok
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("cost", 1e-300),
+        ("cost", 1e300),
+        ("weight", 1e-60),
+        ("weight", 1e60),
+        ("curve.scale", 1e100),
+        ("curve.asymptote", 1e51),
+        ("curve.exponent", 1e7),
+        ("curve.loss_at_zero", 1e60),
+    ],
+)
+def test_numbers_whose_products_leave_the_range_of_floats_are_refused_by_name(field: str, value: float) -> None:
+    groups: dict[str, Any] = thirds()
+    column = [value, 1.0]
+    if "." in field:
+        groups["curve"][field.partition(".")[2]] = column
+    else:
+        groups[field] = column
+    with pytest.raises(eq.SpecError, match=rf"groups\.{field}\[0\].* 1e[-+]\d+, got"):
+        eq.CollectionBudgets(groups=groups, budget=2.0)

@@ -15,7 +15,7 @@ from ..answer import ProgramInfeasible
 from ..collection_market import Market
 from ..control import Control
 from ..formulation import Evidence
-from ..purse import COARSE
+from ..purse import ROUNDED
 from .collection_levels import worst_group
 from .collection_shop import Shop
 
@@ -59,13 +59,13 @@ class CollectionAlgorithm(Algorithm[CollectionBudgets, CollectionPlan]):
             nothing = np.zeros(0, np.int64)
             return Found(market.plan(nothing), Evidence(0.0, 0.0, "threshold"), "nothing to buy")
         shop = Shop.of(market)
-        notes = (COARSE,) if market.purse.coarse else ()
+        notes = (ROUNDED,) if market.purse.coarse else ()
         if spec.minimise == "worst_group":
             return worst_group(shop, gap, notes)
         bought = shop.bought(market.least, gap, self._price)
         self._price = bought.price
         proof, how = ("search", ", then exchanges") if bought.searched else ("dual", "")
-        bound = max(bought.bound - shop.rounded(bought.price), 0.0)
+        bound = max(bought.bound, 0.0)
         return Found(market.plan(bought.lots), Evidence(bought.objective, bound, proof, notes), f"marginal values{how}")
 
 

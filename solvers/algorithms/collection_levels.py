@@ -8,7 +8,6 @@ of those that the mean is tried with, all whose Lagrangian bound is no worse tha
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
@@ -16,8 +15,8 @@ from ...specs.arrays import Integers
 from ...specs.collection_budgets import CollectionPlan
 from ..algorithm import Found
 from ..formulation import Evidence
+from ..levels import Levels
 from .collection_shop import SETTLED, Shop
-from .learning_curves import COST
 
 
 def worst_group(shop: Shop, gap: float, notes: tuple[str, ...]) -> Found[CollectionPlan]:
@@ -77,7 +76,7 @@ def _mean(shop: Shop, exempt: Integers, others: Integers, gap: float) -> tuple[I
     price, forced = bought.price, others[able]
     free = np.minimum(shop.demand(exempt, price, able)[able], forced)
     gained = market.worth(able, free) - market.worth(able, forced) + price * market.purse.cost[able] * (forced - free)
-    limits = bought.objective - bought.short + float(gained[able == lead].sum()) - gained
+    limits = bought.lagrangian + float(gained[able == lead].sum()) - gained
     for place in np.argsort(limits, kind="stable").tolist():
         case, limit = int(able[place]), float(limits[place])
         if limit >= least * (1 - max(gap, SETTLED)):
@@ -92,7 +91,7 @@ def _mean(shop: Shop, exempt: Integers, others: Integers, gap: float) -> tuple[I
 
 
 def _cautious(shop: Shop) -> float:
-    """The lowest level with the costs, which were rounded up, rounded down."""
-    whole = shop.whole.copy()
-    whole[:, COST] = np.floor(shop.market.purse.true_cost).astype(np.int64)
-    return replace(shop, whole=whole).lowest(shop.market.least)
+    """What no level is below: the lowest with the costs, which were rounded up, rounded down, and all within reach."""
+    market = shop.market
+    levels = Levels(market.loss, market.least, market.reach, market.purse.floor, market.purse.whole_room)
+    return levels.lowest()

@@ -53,6 +53,7 @@ class Bought:
     """A purchase: (groups,) lots, what the objective comes to, and how far it is from the Lagrangian bound at a price.
 
     searched: there is none better, as a search that looked at all that the price leaves in doubt has shown.
+    hidden: what costs having been rounded up may have kept from all of that.
     """
 
     lots: Integers
@@ -60,11 +61,17 @@ class Bought:
     objective: float
     short: float
     searched: bool = False
+    hidden: float = 0.0
 
     @property
     def bound(self) -> float:
         """What no purchase gets below."""
-        return self.objective if self.searched else self.objective - self.short
+        return self.objective if self.searched else self.lagrangian
+
+    @property
+    def lagrangian(self) -> float:
+        """What the price proves that no purchase gets below."""
+        return self.objective - self.short - self.hidden
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,12 @@ class Shop:
         price, short = float(found[0]), float(found[1])
         objective = self.objective(lots)
         enough = max(gap, SETTLED) * objective
-        return Bought(lots, price, objective, short) if short <= enough else shop._exchanged(lots, price, short, enough)
+        bought = Bought(lots, price, objective, short)
+        if short > enough:
+            bought = shop._exchanged(lots, price, short, enough)
+        if self.market.purse.coarse:  # a search has seen rounded costs alone
+            return replace(bought, searched=False, hidden=self.rounded(low, price))
+        return bought
 
     def _exchanged(self, bought: Integers, price: float, short: float, enough: float) -> Bought:
         """A purchase after exchanges of lots that the price leaves in doubt, until it is short of `enough` at most."""
@@ -142,12 +154,20 @@ class Shop:
         """What the losses come to; for `worst_group`, their weighted mean."""
         return -math.fsum(self.market.worth(self.market.every, lots).tolist())
 
-    def rounded(self, price: float) -> float:
-        """By how much the costs having been rounded up may have raised a Lagrangian bound."""
-        purse = self.market.purse
-        if not purse.coarse:
-            return 0.0
-        return price * float(((purse.cost - purse.true_cost) * self.market.top).sum())
+    def rounded(self, low: Integers, price: float) -> float:
+        """By how much the costs having been rounded up may have raised a Lagrangian bound.
+
+        Every lot within reach may have cost a unit less, as may the budget have had one more; and what could be
+        reached beyond the counts that rounded costs allow may have been worth more than it cost.
+        """
+        market = self.market
+        floor, top = market.purse.floor, np.maximum(market.top, low)
+        cheaper = (market.purse.cost - floor).astype(np.float64) * market.reach
+        room = max(market.purse.whole_room - market.purse.room, 0) + 1
+        further = np.flatnonzero(market.reach > top)
+        more = market.worth(further, market.reach[further]) - market.worth(further, top[further])
+        beyond = np.maximum(more - price * floor[further], 0.0)
+        return (price * (math.fsum(cheaper.tolist()) + room) + math.fsum(beyond.tolist())) * (1 + 1e-9)
 
     def demand(self, low: Integers, price: float, group: Integers) -> Integers:
         """(groups,) lots above `low` that are worth more than a price, for some groups; `low` for the others."""

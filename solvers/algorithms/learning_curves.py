@@ -66,7 +66,7 @@ def losses(curve: Floats, bend: Floats, whole: Integers, lots: Integers, loss: F
 
 
 @compiled(real(real, real, real, real))
-def _part(fall: float, loss: float, weight: float, power: float) -> float:
+def part(fall: float, loss: float, weight: float, power: float) -> float:
     """What a fall of a loss takes off the objective."""
     if power == 1.0:
         return weight * fall
@@ -84,7 +84,7 @@ def law_gain(
     Numbers alone, as those of the tables take longer to hand over than this takes.
     """
     above = scale * samples**-exponent
-    return _part(above * -np.expm1(-exponent * np.log1p(further / samples)), base + above, weight, power)
+    return part(above * -np.expm1(-exponent * np.log1p(further / samples)), base + above, weight, power)
 
 
 @compiled(real(*tables, integer, integer))
@@ -102,7 +102,7 @@ def _bent_gain(curve: Floats, bend: Floats, whole: Integers, group: int, samples
         for place in range(whole[group, FIRST_BEND], whole[group, LAST_BEND]):
             fall += bend[place, STEEPER] * min(max(bend[place, KNOT] - log, 0.0), growth)
         fall = min(fall, loss)
-    return _part(fall, loss, curve[group, WEIGHT], curve[group, POWER])
+    return part(fall, loss, curve[group, WEIGHT], curve[group, POWER])
 
 
 @compiled(real(*tables, integer, integer))

@@ -12,10 +12,22 @@ from __future__ import annotations
 import numpy as np
 
 from ...specs.arrays import Floats, Integers
-from ..machine import compiled, flag, integer, none, out_integers, out_real_table, out_reals, real, reals
+from ..machine import (
+    compiled,
+    flag,
+    integer,
+    integer_table,
+    none,
+    out_integer_table,
+    out_integers,
+    out_real_table,
+    out_reals,
+    real,
+    reals,
+)
 from .demand import AHEAD, BEHIND, LEVEL, WORTH, count, count_between, key
-from .learning_curves import COST, LOW, OPENING, TOP, tables
-from .threshold import plus, rough_threshold, true_threshold, usual_price
+from .learning_curves import COLLECTED, COST, LOT, LOW, OPENING, POWER, TOP, WEIGHT, loss_at, part, tables
+from .threshold import FEW, FULL, TINY, plus, rough_threshold, true_threshold, usual_price
 
 
 @compiled(none(reals, out_integers, integer, integer))
@@ -42,6 +54,12 @@ def _stride(curve: Floats, bend: Floats, whole: Integers, group: int, lots: int)
     return max(whole[group, OPENING], 1) if lots == whole[group, LOW] else 1
 
 
+@compiled(flag(integer_table, integer, integer, integer))
+def _fits(whole: Integers, group: int, lots: int, left: int) -> bool:
+    """Whether so many lots of a group can be paid: a matter of integers, and of none that leaves int64."""
+    return whole[group, COST] == 0 or lots <= left // whole[group, COST]
+
+
 @compiled(real(integer, *tables, real, flag, real, out_integers, out_real_table, out_integers, out_reals))
 def _raise(
     kind: int,
@@ -63,7 +81,7 @@ def _raise(
     keys, heap, size = np.empty(len(whole)), np.empty(len(whole), np.int64), 0
     for group in range(len(whole)):
         keys[group] = edge[group, AHEAD]
-        fits = float(whole[group, COST]) * _stride(curve, bend, whole, group, counts[group]) <= left[0]
+        fits = _fits(whole, group, _stride(curve, bend, whole, group, counts[group]), left[0])
         if keys[group] > floor and (fits or not skipping):
             heap[size] = group
             size += 1
@@ -79,7 +97,7 @@ def _raise(
             if lots == 0:
                 return largest
             following = key(kind, curve, bend, whole, group, goal)
-        if float(whole[group, COST]) * lots > left[0]:
+        if not _fits(whole, group, lots, left[0]):
             if not skipping:
                 return largest
             following = floor
@@ -137,6 +155,83 @@ def _lower(
     return smallest
 
 
+@compiled(flag(*tables, out_integers, out_real_table, out_integers, out_integer_table))
+def _frozen(
+    curve: Floats,
+    bend: Floats,
+    whole: Integers,
+    counts: Integers,
+    edge: Floats,
+    left: Integers,
+    rest: Integers,
+) -> bool:
+    """Tables `rest` to spend what is left on: from the counts on, and no group whose next lot cannot be paid.
+
+    Whether so many lots could still be bought that to buy them one by one would take long.
+    """
+    cheapest, able = FULL, 0
+    rest[:] = whole
+    for group in range(len(whole)):
+        stride = _stride(curve, bend, whole, group, counts[group])
+        rest[group, LOW] = counts[group]
+        if counts[group] != whole[group, LOW]:
+            rest[group, OPENING] = 0
+        if edge[group, AHEAD] > TINY and counts[group] < whole[group, TOP] and _fits(whole, group, stride, left[0]):
+            cheapest = min(cheapest, whole[group, COST])
+            able += 1
+        else:
+            rest[group, TOP], rest[group, OPENING] = counts[group], 0
+    return able > 0 and left[0] // max(cheapest, 1) > FEW * (len(whole) + 1)
+
+
+@compiled(none(*tables, integer, real, real, out_integers, out_real_table, out_integers, out_reals))
+def _spend(
+    curve: Floats,
+    bend: Floats,
+    whole: Integers,
+    room: int,
+    floor: float,
+    price: float,
+    counts: Integers,
+    edge: Floats,
+    left: Integers,
+    lost: Floats,
+) -> None:
+    """Spends what is left on whatever still fits, the best first; lost[0]: what that is worth less than a price, added.
+
+    Many lots are bought by a threshold of their own, once for every group that becomes too dear on the way.
+    """
+    rest, spent, before = np.empty(whole.shape, np.int64), np.zeros(1, np.int64), np.empty(len(whole), np.int64)
+    at, unused = price, np.empty(1)
+    while left[0] > 0 and _frozen(curve, bend, whole, counts, edge, left, rest):
+        before[:] = counts
+        start = rough_threshold(WORTH, curve, bend, rest, room, floor, at, counts)
+        at = true_threshold(WORTH, curve, bend, rest, room, floor, start, counts, edge, spent)
+        left[0] = room - spent[0]
+        if left[0] < 0:
+            at = _lower(WORTH, curve, bend, rest, counts, edge, left)
+        else:
+            at = _raise(WORTH, curve, bend, rest, floor, False, 0.0, counts, edge, left, unused)
+        at = max(at, floor)
+        for group in range(len(whole)):
+            if counts[group] > before[group]:
+                samples, lot = whole[group, COLLECTED], whole[group, LOT]
+                loss = loss_at(curve, bend, whole, group, samples + before[group] * lot)
+                fall = loss - loss_at(curve, bend, whole, group, samples + counts[group] * lot)
+                worth = part(fall, loss, curve[group, WEIGHT], curve[group, POWER])
+                cost = float(whole[group, COST]) * (counts[group] - before[group])
+                lost[0] += max(price * cost - worth, 0.0)
+        # The keys of groups that were frozen, and of those that were opened, as the whole tables have them.
+        for group in range(len(whole)):
+            here = counts[group]
+            edge[group, AHEAD] = key(WORTH, curve, bend, whole, group, here) if here < whole[group, TOP] else -1.0
+            edge[group, BEHIND] = np.inf  # nothing is given back any more
+        if (counts == before).all():
+            break
+    if left[0] > 0:
+        _raise(WORTH, curve, bend, whole, floor, True, price, counts, edge, left, lost)
+
+
 @compiled(none(integer, *tables, integer, real, out_integers, out_real_table, out_integers, out_reals))
 def purchase(
     kind: int,
@@ -161,6 +256,7 @@ def purchase(
     left[0]: the room that is left. edge: (groups × 2) keys, for the next call. Lots at LOW must be affordable.
     """
     start, spent, money = found[0], np.zeros(1, np.int64), 0
+    floor = max(floor, TINY) if kind == WORTH else floor
     found[1] = 0.0
     for group in range(len(whole)):
         money = plus(money, whole[group, COST], whole[group, TOP])
@@ -183,5 +279,5 @@ def purchase(
     found[0], found[1] = threshold, 0.0
     if kind == WORTH:
         if left[0] > 0:
-            _raise(kind, curve, bend, whole, floor, True, threshold, counts, edge, left, found[1:])
+            _spend(curve, bend, whole, room, floor, threshold, counts, edge, left, found[1:])
         found[1] += threshold * left[0]

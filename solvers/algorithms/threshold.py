@@ -38,6 +38,10 @@ from .learning_curves import (
 
 FULL = 1 << 62
 """Stands for more money than there is."""
+FEW = 32
+"""Lots per group, on average, that are bought or given back one by one, at most, once a threshold is found."""
+TINY = 1e-290
+"""Keys below this are as good as none: nearer to 0, floats no longer tell one lot from the next."""
 NEAR = 0.1
 """How near to the budget the closed forms need to come, in lots of every group: the rest is bought one by one."""
 
@@ -168,15 +172,19 @@ def _spent(
     edge: Floats,
     each: Integers,
 ) -> int:
-    """What the lots above a threshold cost, looked for from the counts given; each[0]: a lot of every group."""
+    """What the lots above a threshold cost, looked for from the counts given.
+
+    each: what a lot of every group costs that is not settled, what the cheapest of them does, and all lots.
+    """
     money = 0
-    each[0] = 0
+    each[0], each[1], each[2] = 0, FULL, 0
     for group in range(len(whole)):
         low, lots, top, cost = whole[group, LOW], counts[group], whole[group, TOP], whole[group, COST]
         lot, ahead, behind = whole[group, LOT], -1.0, np.inf
         samples, found = whole[group, COLLECTED] + lots * lot, low == top
         if low < top:
             each[0] = plus(each[0], cost, 1)
+            each[1] = min(each[1], cost)
             if kind == WORTH and whole[group, PLAIN] and whole[group, OPENING] == 0 and samples > lot:
                 # The guess is nearly always right: the two keys that show it, at the least expense.
                 base, scale, exponent = curve[group, BASE], curve[group, SCALE], curve[group, EXPONENT]
@@ -191,7 +199,14 @@ def _spent(
         else:
             counts[group] = count(kind, curve, bend, whole, threshold, group, lots, edge[group])
         money = plus(money, cost, counts[group])
+        each[2] = plus(each[2], 1, counts[group])
     return money
+
+
+@compiled(real(real, real))
+def _between(cheap: float, dear: float) -> float:
+    """Halfway between two thresholds, in their logarithms if they are far apart."""
+    return cheap + (dear - cheap) / 2.0 if dear <= 4.0 * cheap else np.sqrt(cheap) * np.sqrt(dear)
 
 
 @compiled(real(integer, *tables, integer, real, real, out_integers, out_real_table, out_integers))
@@ -207,19 +222,27 @@ def true_threshold(
     edge: Floats,
     spent: Integers,
 ) -> float:
-    """A threshold at which the room is spent but for a lot of every group, or none comes nearer; and true counts."""
-    cheap, dear, factor, each = 0.0, np.inf, 1.0 + 1e-4, np.empty(1, np.int64)
+    """A threshold at which the room is spent but for a few lots of every group, or none comes nearer; true counts.
+
+    Those lots are few however much dearer one group's are than another's.
+    """
+    cheap, dear, factor, each = 0.0, np.inf, 1.0 + 1e-4, np.empty(3, np.int64)
+    most, fewest, few = FULL, -1, FEW * (len(whole) + 1)
     while True:
         money = _spent(kind, curve, bend, whole, threshold, counts, edge, each)
         spent[0] = money
-        if (money < FULL and abs(money - room) <= each[0]) or (money <= room and threshold <= max(floor, 1e-300)):
+        if money <= room and threshold <= max(floor, 1e-300):
+            return threshold
+        if money < FULL and abs(money - room) <= each[0] and abs(money - room) // max(each[1], 1) <= few:
             return threshold
         if money > room:
-            cheap = threshold
-            threshold = threshold * factor if dear == np.inf else cheap + (dear - cheap) / 2.0
+            cheap, most = threshold, each[2]
+            threshold = threshold * factor if dear == np.inf else _between(cheap, dear)
         else:
-            dear = threshold
-            threshold = threshold / factor if cheap == 0.0 else cheap + (dear - cheap) / 2.0
+            dear, fewest = threshold, each[2]
+            threshold = threshold / factor if cheap == 0.0 else _between(cheap, dear)
+        if money < FULL and fewest >= 0 and most - fewest <= few:
+            return cheap if money > room else dear
         threshold, factor = max(threshold, floor), factor * factor
         if money <= room and not cheap < threshold < dear and threshold > floor:
             return dear

@@ -27,11 +27,11 @@ from ..doubt import Doubt
 from ..formulation import Conflict, Evidence, Explanation, Formulation
 from ..levels import Floors, Levels, settle
 from ..program import Builder, Floats, Integers, Program
-from ..purse import COARSE
+from ..purse import ROUNDED
 
 WINDOW_GAP = 1e-5
 """The gap that `auto` asks for: the windows are narrow, and the bound before any search is nearly that good."""
-LARGEST_WINDOWS = 2**20
+LARGEST_WINDOWS = 2**16
 """Lots in doubt that a program gets columns for."""
 CUT = "too many lots were in doubt for a search: only those nearest to the plan were looked at"
 UNSETTLED = "the second largest loss and the mean may not be the best: the search for them was stopped"
@@ -184,7 +184,7 @@ class CollectionProgram(Formulation[CollectionBudgets, CollectionPlan]):
     def prove(self, plan: CollectionPlan, answer: Answer) -> Evidence:
         """Lagrangian and counting bounds hold whatever ties the groups; what they leave open, the search answers."""
         lots = plan.samples // self.spec.lot
-        notes = (COARSE,) if self.market.purse.coarse else ()
+        notes = (ROUNDED,) if self.market.purse.coarse else ()
         if self.spec.minimise == "worst_group" and any(part.stopped != "solved" for part in (*answer.goals, answer)):
             notes = (*notes, UNSETTLED)
         if self.spec.minimise == "worst_group":
@@ -196,26 +196,32 @@ class CollectionProgram(Formulation[CollectionBudgets, CollectionPlan]):
             bound = min(self._lowest(), objective)
             if objective <= (1 + self.spec.tolerance) * bound * (1 + 1e-12):
                 return Evidence(objective, bound, "threshold", notes)
-            found = [goal.bound / level_scale(self.coupled.worst_levels) for goal in answer.goals[:1]]
+            goals = () if self.market.purse.coarse else answer.goals[:1]  # which have seen rounded costs alone
+            found = [goal.bound / level_scale(self.coupled.worst_levels) for goal in goals]
+            if not found:
+                return Evidence(objective, bound, "threshold", notes)
             return Evidence(objective, min(max([bound, *found]), objective), "search", notes)
         objective, purse = -self._worth(lots), self.market.purse
         price = self._doubt(self.market.least).price
-        honest = replace(self._doubt(self.market.least), cost=purse.true_cost)
+        honest = self._doubt(self.market.least)
+        if purse.coarse:
+            honest = replace(honest, high=self.market.reach, cost=purse.floor, room=purse.whole_room)
         bound = min(-honest.priced(price), objective)
         if not self.coupled.there and self.windows.cut:
             return Evidence(objective, bound, "dual", (*notes, CUT))
         if objective - bound <= 1e-9 * abs(objective):
             return Evidence(objective, bound, "dual", notes)
-        # What rounding the costs may have hidden from the search, each lot could have spent besides.
-        hidden = price * float(lots.sum()) if purse.coarse else 0.0
-        return Evidence(objective, min(max(bound, answer.bound - hidden), objective), "search", notes)
+        if purse.coarse:  # the search has seen rounded costs alone
+            return Evidence(objective, bound, "dual", notes)
+        return Evidence(objective, min(max(bound, answer.bound), objective), "search", notes)
 
     def _lowest(self) -> float:
         """The level that the budget alone allows."""
         market = self.market
         if not len(market.least):
             return 0.0
-        return Levels(market.loss, market.least, market.top, market.purse.cost, market.purse.room).lowest()
+        purse = market.purse
+        return Levels(market.loss, market.least, market.reach, purse.floor, purse.whole_room).lowest()
 
     def explain(self, conflict: Conflict) -> Explanation:
         """What clashes, with the numbers of the spec; a change is proposed if, alone, it leaves no conflict at all."""
