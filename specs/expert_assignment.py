@@ -225,8 +225,10 @@ class ExpertAssignment(Spec[AssignmentPlan]):
             reduced = scores - prices
             last = -np.partition(-reduced, self.experts_per_token - 1, axis=1)[:, self.experts_per_token - 1]
             size = np.abs(np.where(np.isfinite(scores), scores, 0.0)).max(axis=1) + prices.max()
-            wanted = (reduced >= (last - TIE * size)[:, None]).sum(axis=0)
-            yield from self._clearing(plan, reduced, last - TIE * size)
+            # What the objective's own rounding hides, no proof of it can see.
+            near = last - TIE * size - 4 * np.finfo(np.float64).eps * abs(objective)
+            wanted = (reduced >= near[:, None]).sum(axis=0)
+            yield from self._clearing(plan, reduced, near)
         for expert in np.flatnonzero((prices > 0) & (wanted <= places)).tolist():
             message = (
                 f"is {prices[expert]:.10g}, and a lower price proves as much: "

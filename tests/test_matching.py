@@ -350,3 +350,13 @@ def test_a_matcher_forgets_a_task_that_failed() -> None:
     again = matcher.match(spec.scores, 4, spec.places(), None, 0.0)
     assert not again.warm
     assert (first.experts == again.experts).all()
+
+
+def test_rows_of_very_different_size_are_held_to_what_their_sum_can_tell() -> None:
+    """A token whose scores lie below the rounding of the objective cannot be told from one without preferences."""
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        scores = random.normal(size=(200, 16)) * 10.0 ** random.integers(-8, 9, (200, 1))
+        spec = eq.ExpertAssignment(scores=scores, experts_per_token=int(random.integers(1, 5)))
+        result = eq.check(spec, eq.solve(spec, "exact"))
+        assert result.ok, (seed, result.problems)
