@@ -20,12 +20,13 @@ from .formulation import Conflict, Shift
 from .program import Block, Builder, Floats, Program
 
 SHORTEST, TIME_LIMIT = 0.5, 10.0
-"""Seconds for one probe. An undecided one counts as feasible: the set may then not be minimal, but it is true."""
+"""Seconds: the least for all probes together, the most for one. An undecided probe counts as feasible: the set may then
+not be minimal, but it is true."""
 
 
 def find_conflict(program: Program, time_limit: float | None = None) -> Conflict:
-    """The conflict in an infeasible program; no probe takes longer than the time limit of a solve, if there is one."""
-    probe = TIME_LIMIT if time_limit is None else min(max(time_limit, SHORTEST), TIME_LIMIT)
+    """The conflict in an infeasible program. Under a time limit, looking for it takes about as long again at most."""
+    whole = Control(None if time_limit is None else max(time_limit, SHORTEST))
     fields = list(
         dict.fromkeys(
             name
@@ -37,15 +38,15 @@ def find_conflict(program: Program, time_limit: float | None = None) -> Conflict
     core = list(fields)
     for name in fields:
         rest = [other for other in core if other != name]
-        if not _feasible(_relaxed(program, set(fields) - set(rest)), probe):
+        if not _feasible(_relaxed(program, set(fields) - set(rest)), whole):
             core = rest
-    shifts = {name: shift for name in core if (shift := _least_shift(program, name, probe)) is not None}
+    shifts = {name: shift for name in core if (shift := _least_shift(program, name, whole)) is not None}
     return Conflict(tuple(core), shifts)
 
 
-def _feasible(program: Program, probe: float) -> bool:
+def _feasible(program: Program, whole: Control) -> bool:
     try:
-        _solve(program, probe)
+        _solve(program, whole)
     except ProgramInfeasible:
         return False
     except SolveTimeout:
@@ -53,8 +54,8 @@ def _feasible(program: Program, probe: float) -> bool:
     return True
 
 
-def _solve(program: Program, probe: float) -> Answer:
-    return HighsBackend().solve(program, Options("exact"), Control(probe))
+def _solve(program: Program, whole: Control) -> Answer:
+    return HighsBackend().solve(program, Options("exact"), Control(min(whole.remaining, TIME_LIMIT)))
 
 
 def _relaxed(program: Program, fields: Collection[str]) -> Program:
@@ -75,14 +76,14 @@ def _relaxed(program: Program, fields: Collection[str]) -> Program:
     return replace(bare, lower=lower, upper=upper, row_lower=row_lower, row_upper=row_upper)
 
 
-def _least_shift(program: Program, field: str, probe: float) -> Shift | None:
+def _least_shift(program: Program, field: str, whole: Control) -> Shift | None:
     """By how much the bounds of one field must give way, all by the same amount; None if that cannot help."""
-    whole = bool(program.integer.any())
+    integer = bool(program.integer.any())
     builder = Builder("minimise")
     columns = builder.columns("column", program.columns)
     rows = builder.rows("row", program.height)
     builder.entries(program.rows, columns[program.entry_columns()], program.coefficients)
-    down, up = builder.columns("shift", 2, cost=1.0, integer=whole)
+    down, up = builder.columns("shift", 2, cost=1.0, integer=integer)
     bounds = builder.rows("bound", program.columns)
     builder.entries(bounds, columns, 1.0)
     for first, blocks in ((rows, program.row_blocks), (bounds, program.column_blocks)):
@@ -97,12 +98,12 @@ def _least_shift(program: Program, field: str, probe: float) -> Shift | None:
         elastic,
         lower=np.concatenate([-free, [0.0, 0.0]]),
         upper=np.concatenate([free, [np.inf, np.inf]]),
-        integer=np.concatenate([program.integer, [whole, whole]]),
+        integer=np.concatenate([program.integer, [integer, integer]]),
         row_lower=np.concatenate([program.row_lower, program.lower]),
         row_upper=np.concatenate([program.row_upper, program.upper]),
     )
     try:
-        answer = _solve(elastic, probe)
+        answer = _solve(elastic, whole)
     except (ProgramInfeasible, SolveTimeout):
         return None
     if answer.stopped != "solved":
