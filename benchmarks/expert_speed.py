@@ -1,6 +1,7 @@
 """Expert assignment beside its peers: time, violation and gap to the optimum, all measured in one run.
 
     python benchmarks/expert_speed.py [--sizes 4096x64 16384x256] [--skews 1 3] [--repeats 3] [--threads 2] [--seed 0]
+    python benchmarks/expert_speed.py --ties [--sizes 16384x256]
 
 Scores are sigmoid(N(0,1) + skew·N(0,1) per expert), k 8, capacity tokens·k / experts. Ours are whole calls: the spec
 from a numpy array and `eq.solve`, or `session.step` with new scores; validation and certificate included. Warm steps
@@ -12,7 +13,8 @@ Balancing from the optimal prices of the step before; they bound nothing and lea
 violation: max load / capacity − 1, of each method's own plan. gap: ours is the certificate's; a peer's is what its
 objective, on the true scores, lacks of our optimum, negative where a plan over capacity exceeds it. Peers' times
 include the routing by the last prices; numpy runs on one thread, OR-Tools too. Medians over the repeats, each on
-another seed (warm: over the steps).
+another seed (warm: over the steps). With `--ties`, the table is of our exact answers, cold, where scores have few
+values: all the same, multiples of 1/L, or what is left of them in bfloat16.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from equipoise.solvers.baselines.expert_assignment import bip, quantile_balancin
 CHOSEN = 8
 ROUNDS = (4, 14, 64)
 COSTS = 1e6
+LEVELS = (1, 4, 16, 100)
 
 
 @dataclass
@@ -97,14 +100,54 @@ def sigmoid(values: Any) -> Any:
     return 1 / (1 + np.exp(-values))
 
 
+TIED: dict[str, Callable[[Any], Any]] = {
+    "all equal": lambda scores: np.full_like(scores, 0.5),
+    **{
+        f"multiples of 1/{levels}": lambda scores, levels=levels: np.rint(scores * levels) / levels for levels in LEVELS
+    },
+    "bfloat16": lambda scores: bfloat16(scores),
+    "continuous": lambda scores: scores,
+}
+
+
+def bfloat16(scores: Any) -> Any:
+    """Scores rounded to the nearest number with eight significant bits."""
+    fraction, exponent = np.frexp(scores)
+    return np.ldexp(np.rint(fraction * 2**8) / 2**8, exponent)
+
+
+def ties(tokens: int, experts: int, skews: list[float], seeds: range, threads: int) -> Table:
+    """Our exact answers, cold, on scores of few values: median milliseconds per skew, and the largest gap."""
+    title = f"{tokens} × {experts}, k {CHOSEN}, exact, cold: ms, {len(seeds)} seeds from {seeds[0]}, {threads} threads"
+    table = Table(title=title)
+    table.add_column("scores")
+    for skew in skews:
+        table.add_column(f"skew {skew:g}", justify="right")
+    table.add_column("largest gap", justify="right")
+    for name, rounded in track(TIED.items(), "ties", console=Console(stderr=True)):
+        columns = [Row() for _ in skews]
+        for row, skew in zip(columns, skews, strict=True):
+            for seed in seeds:
+                scores = rounded(sigmoid(logits(tokens, experts, skew, seed)))
+                plan = timed(row, lambda scores=scores: eq.solve(_spec(scores), "exact", threads=threads))
+                row.gap.append(plan.certificate.gap)
+        worst = max(max(row.gap) for row in columns)
+        table.add_row(name, *(f"{1e3 * _middle(row.seconds):.0f}" for row in columns), f"{worst:.1e}")
+    return table
+
+
+def _spec(scores: Any) -> eq.ExpertAssignment:
+    return eq.ExpertAssignment(scores=scores, experts_per_token=CHOSEN)
+
+
 def cold(rows: Rows, tokens: int, experts: int, skew: float, seed: int, threads: int, peers: bool) -> None:
     """All methods once, each from nothing, on the same scores."""
     scores = sigmoid(logits(tokens, experts, skew, seed))
     capacity = -(-tokens * CHOSEN // experts)
-    spec = eq.ExpertAssignment(scores=scores, experts_per_token=CHOSEN)
+    spec = _spec(scores)
 
     def ours(method: Any) -> Any:
-        return eq.solve(eq.ExpertAssignment(scores=scores, experts_per_token=CHOSEN), method, threads=threads)
+        return eq.solve(_spec(scores), method, threads=threads)
 
     exact = timed(_row(rows, "exact, cold"), lambda: ours("exact"))
     optimum = exact.certificate.objective
@@ -130,7 +173,7 @@ def warm(rows: Rows, tokens: int, experts: int, skew: float, seed: int, threads:
     inner = logits(tokens, experts, skew, seed)
     scores = sigmoid(inner)
     capacity = -(-tokens * CHOSEN // experts)
-    spec = eq.ExpertAssignment(scores=scores, experts_per_token=CHOSEN)
+    spec = _spec(scores)
     with eq.session(spec, "exact", threads=threads) as exact, eq.session(spec, "fast", threads=threads) as fast:
         before = exact.step()
         fast.step()
@@ -173,10 +216,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=7, help="warm steps that count")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ties", action="store_true", help="only our exact answers on scores of few values")
     options = parser.parse_args()
     console = Console(width=120)
     for size in options.sizes:
         tokens, experts = map(int, size.split("x"))
+        if options.ties:
+            seeds = range(options.seed, options.seed + options.repeats)
+            cold({}, tokens, experts, 1.0, options.seed, options.threads, peers=False)  # machine code and memory
+            console.print(ties(tokens, experts, options.skews, seeds, options.threads))
+            continue
         for skew in options.skews:
             rows: Rows = {}
             arguments = tokens, experts, skew

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..specs.certificate import OPTIMAL_GAP, SEARCH_TOLERANCE, Certificate, Sense
 from ..specs.errors import SpecError
-from ..specs.spec import Plan, Spec
+from ..specs.spec import ROUNDING, Plan, Spec
 
 TOLERANCE = 1e-9
 """Relative room for the rounding of a recomputed objective or bound."""
@@ -87,11 +87,11 @@ class _Claims:
         claim, found = self.certificate, list[str]()
         if claim.sense != self.spec.sense:
             found.append(f"certificate.sense is {claim.sense}, the spec's is {self.spec.sense}")
-        if not _close(claim.objective, self.objective):
+        if not self._close(claim.objective, self.objective):
             found.append(f"certificate.objective is {claim.objective!r}, but the plan achieves {self.objective!r}")
         if claim.violation != 0:
             found.append(f"certificate.violation is {claim.violation!r}, and a plan must break no rule")
-        if _stronger(claim.bound, claim.objective, claim.sense) and not _close(claim.objective, claim.bound):
+        if _stronger(claim.bound, claim.objective, claim.sense) and not self._close(claim.objective, claim.bound):
             found.append(f"certificate.bound is {claim.bound!r}, which the plan itself beats with {claim.objective!r}")
         found += self._bound_problems()
         gap = self.spec.gap(self.plan, claim.objective, claim.bound)
@@ -112,7 +112,7 @@ class _Claims:
             return []
         if self.bound is None:
             return [f"certificate.proof is {claim.proof}, but the plan proves no bound"]
-        if _stronger(claim.bound, self.bound, claim.sense) and not _close(claim.bound, self.bound):
+        if _stronger(claim.bound, self.bound, claim.sense) and not self._close(claim.bound, self.bound):
             return [f"certificate.bound is {claim.bound!r}, but the plan proves no more than {self.bound!r}"]
         return []
 
@@ -124,13 +124,13 @@ class _Claims:
             return ""
         return f"the bound {claim.bound:.10g} is the word of {claim.backend}"
 
+    def _close(self, one: float, other: float) -> bool:
+        if not (math.isfinite(one) and math.isfinite(other)):
+            return one == other
+        room = TOLERANCE * max(abs(one), abs(other)) + ROUNDING * self.spec.magnitude(self.plan)
+        return abs(one - other) <= room
+
 
 def _stronger(claimed: float, proved: float, sense: Sense) -> bool:
     """Whether a claimed bound promises more than a proved one does."""
     return claimed < proved if sense == "maximise" else claimed > proved
-
-
-def _close(one: float, other: float) -> bool:
-    if not (math.isfinite(one) and math.isfinite(other)):
-        return one == other
-    return abs(one - other) <= TOLERANCE * max(abs(one), abs(other)) + 1e-12

@@ -7,7 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ..specs.collection_budgets import SHARE_ROOM, CollectionBudgets
+from ..specs.collection_budgets import CollectionBudgets
+from ..specs.collection_sense import SHARE_ROOM
 from .collection_market import Market
 from .program import Builder, Floats, Integers
 

@@ -13,8 +13,9 @@ from functools import cached_property
 import numpy as np
 
 from ..specs.collection_budgets import GAP_ROOM
-from ..specs.errors import UnsupportedError
+from ..specs.errors import SolveTimeout, UnsupportedError
 from .collection_columns import COEFFICIENT, Columns
+from .control import Control
 from .doubt import Doubt
 from .levels import Ladder, attained, ladder
 from .program import Builder, Floats, Integers, Program
@@ -23,8 +24,9 @@ COUPLED_GAP = 1e-3
 """The gap that `auto` asks for where shares or gaps tie the groups together."""
 LARGEST_RANGE = 2**18
 """Lots of all groups together in a program that needs a column for each."""
-STARTS = 24
-"""Levels of the largest loss that are tried for a plan to start from."""
+FEW, STARTS = 64, 24
+"""Levels of the largest loss that a program is made of where there is no time for all, and that are tried for a plan to
+start from."""
 LARGEST_CHOICE = 2**24
 """Groups × levels of a program that chooses a level."""
 STRETCH = 2**10
@@ -49,6 +51,9 @@ class Coupled:
 
     def __init__(self, columns: Columns) -> None:
         self.columns = columns
+        self.control = Control()
+        self.late = False
+        """Whether there was no time for all levels, so that no bound of the program's holds for the task."""
         self.spec, self.market = columns.spec, columns.market
         groups = self.spec.groups
         self.shares = groups.least_share is not None or groups.most_share is not None
@@ -59,8 +64,12 @@ class Coupled:
         """Whether anything ties the groups together beyond the budget."""
         return len(self.spec.groups) > 0 and (self.shares or self.max_gap is not None)
 
-    def formulate(self) -> Program:
-        """Columns: `lots` (groups), `extra` per lot, and `level` per level that the largest loss may be at."""
+    def formulate(self, control: Control) -> Program:
+        """Columns: `lots` (groups), `extra` per lot, and `level` per level that the largest loss may be at.
+
+        Raises `SolveTimeout` where the levels take too long, and some of them alone give no plan.
+        """
+        self.control = control
         market, spec, none = self.market, self.spec, np.zeros_like(self.market.top)
         if (size := int(market.top.sum())) > LARGEST_RANGE:
             raise _too_large(f"a column for each of {size:,} lots", LARGEST_RANGE, spec.lot * size / LARGEST_RANGE)
@@ -119,20 +128,32 @@ class Coupled:
         level = attained(market.loss, least, top)
         if (size := len(level) * len(top)) > LARGEST_CHOICE:
             raise _too_large(f"{size:,} pairs of group and level", LARGEST_CHOICE, spec.lot * size / LARGEST_CHOICE)
-        gap = None if self.max_gap is None else self.max_gap + GAP_ROOM * level / 2
-        strict = ladder(market.loss, least, top, level, gap)
+        strict = self._strict(least, top, level)
         able = strict.affordable(market.purse.cost, market.purse.room, top)
         if market.affordable and not self.shares and len(able):
             return Rungs(strict, able, top, sure=True)
+        self.control.check()
         # There may be a conflict, and what could mend it lies outside of what can be bought.
         stretch = np.unique(np.geomspace(1, STRETCH, 64).astype(np.int64))
         group = np.repeat(market.every, len(stretch))
         further = market.loss(group, np.tile(stretch, len(top)) * (top[group] + 1))
         level = np.unique(np.concatenate([attained(market.loss, np.zeros_like(top), top), further]))[::-1]
-        gap = None if self.max_gap is None else self.max_gap + GAP_ROOM * level / 2
         high = STRETCH * (top + 1)
-        loose = ladder(market.loss, np.zeros_like(top), high, level, gap)
+        loose = ladder(market.loss, np.zeros_like(top), high, level, self._gap(level), self.control)
         return Rungs(loose, np.arange(len(level)), high, sure=False)
+
+    def _strict(self, least: Integers, top: Integers, level: Floats) -> Ladder:
+        """What levels demand within what can be bought; only some of them if time runs out over it."""
+        try:
+            return ladder(self.market.loss, least, top, level, self._gap(level), self.control)
+        except SolveTimeout:
+            self.late = True
+            some = level[np.unique(np.linspace(0, len(level) - 1, FEW).astype(np.int64))]
+            return ladder(self.market.loss, least, top, some, self._gap(some), Control())
+
+    def _gap(self, level: Floats) -> Floats | None:
+        """(levels,) by how much a loss may be below each level."""
+        return None if self.max_gap is None else self.max_gap + GAP_ROOM * level / 2
 
     def _level_rows(self, builder: Builder, lots: Integers, rungs: Rungs) -> None:
         """One level of the largest loss is chosen: it gives every group a window of lots."""

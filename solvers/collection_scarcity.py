@@ -10,6 +10,7 @@ import numpy as np
 from ..specs.arrays import Integers
 from ..specs.collection_budgets import GAP_ROOM
 from .collection_market import Market
+from .control import Control
 from .formulation import Conflict, Explanation
 from .levels import attained, ladder
 
@@ -19,14 +20,14 @@ FURTHER = 64
 """How many times more than the present budget buys is looked at."""
 
 
-def explain(market: Market, conflict: Conflict, money_scale: float) -> Explanation:
+def explain(market: Market, conflict: Conflict, money_scale: float, control: Control) -> Explanation:
     """What clashes, with the numbers of the spec, and changes each of which may mend it.
 
-    money_scale: units of money in one of the budget row.
+    money_scale: units of money in one of the budget row. Raises `SolveTimeout`.
     """
     fields = set(conflict.fields)
     if "fairness.max_gap" in fields:
-        return _apart(market, conflict)
+        return _apart(market, conflict, control)
     if fields == {"budget", "groups.least"}:
         needed = float(market.money(market.least))
         text = f"groups.least takes {_listed(market)}, that is {needed:.10g}, but budget is {market.spec.budget:.10g}"
@@ -83,7 +84,7 @@ def _words(market: Market, field: str) -> str:
     return f"{field} ({listed}{', …' if len(column) > 4 else ''})"
 
 
-def _apart(market: Market, conflict: Conflict) -> Explanation:
+def _apart(market: Market, conflict: Conflict, control: Control) -> Explanation:
     """The losses cannot come as close as `max_gap` wants them."""
     spec, names = market.spec, market.spec.groups.name
     wanted = 0.0 if spec.fairness is None else spec.fairness.max_gap
@@ -91,7 +92,7 @@ def _apart(market: Market, conflict: Conflict) -> Explanation:
     shares = spec.groups.least_share is not None or spec.groups.most_share is not None
     least = np.minimum(market.least, market.top)
     level = attained(market.loss, least, market.top)
-    rungs = ladder(market.loss, least, market.top, level, None)
+    rungs = ladder(market.loss, least, market.top, level, None, control)
     able = rungs.affordable(market.purse.cost, market.purse.room, market.top)
     if shares or not len(able):
         clash = " and ".join(["fairness.max_gap", *(_words(market, field) for field in others)])
@@ -102,7 +103,7 @@ def _apart(market: Market, conflict: Conflict) -> Explanation:
     high, low = int(loss[:, best].argmax()), int(loss[:, best].argmin())
     closest = _rounded_up(float(loss[high, best] - loss[low, best]))
     change = {"fairness.max_gap": closest}
-    if "budget" in others and (needed := _needed(market, wanted)) is not None:
+    if "budget" in others and (needed := _needed(market, wanted, control)) is not None:
         change["budget"] = needed
     limits = " and ".join(_words(market, field) for field in others)
     reached = f"{names[high]!r} gets down to {loss[high, best]:.4g}{' with ' + limits if limits else ''}"
@@ -113,13 +114,13 @@ def _apart(market: Market, conflict: Conflict) -> Explanation:
     )
 
 
-def _needed(market: Market, gap: float) -> float | None:
+def _needed(market: Market, gap: float, control: Control) -> float | None:
     """The budget at which losses can come within a gap, as far as is looked."""
     top = np.maximum(np.minimum(market.most, FURTHER * (market.top + 1)), market.least)
     if int(top.sum()) * len(top) > LARGEST_LOOK:
         return None
     level = attained(market.loss, market.least, top)
-    rungs = ladder(market.loss, market.least, top, level, gap + GAP_ROOM * level / 2)
+    rungs = ladder(market.loss, market.least, top, level, gap + GAP_ROOM * level / 2, control)
     if rungs.spare is None:
         return None
     able = np.flatnonzero(((rungs.need <= rungs.spare) & (rungs.need <= top[:, None])).all(axis=0))

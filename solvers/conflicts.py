@@ -12,29 +12,26 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..specs.errors import SolveTimeout
+from ..specs.errors import BackendError, SolveTimeout
 from .answer import Answer, ProgramInfeasible
 from .backends.highs import HighsBackend
 from .control import Control, Options
 from .formulation import Conflict, Shift
 from .program import Block, Builder, Floats, Program
 
-SHORTEST, TIME_LIMIT = 0.5, 10.0
-"""Seconds: the least for all probes together, the most for one. An undecided probe counts as feasible: the set may then
-not be minimal, but it is true."""
+PROBE, PROBES = 10.0, 60.0
+"""Seconds: the most for one probe, and for all together. An undecided probe counts as feasible: the set may then not be
+minimal, but it is true."""
 
 
-def find_conflict(program: Program, time_limit: float | None = None) -> Conflict:
-    """The conflict in an infeasible program. Under a time limit, looking for it takes about as long again at most."""
-    whole = Control(None if time_limit is None else max(time_limit, SHORTEST))
-    fields = list(
-        dict.fromkeys(
-            name
-            for block in (*program.column_blocks, *program.row_blocks)
-            for name in (block.lower_field, block.upper_field)
-            if name is not None
-        )
-    )
+def find_conflict(program: Program, control: Control | None = None) -> Conflict:
+    """The conflict in an infeasible program, as far as the time allows to narrow it down; see `PROBES`."""
+    control = control or Control()
+    whole = Control(min(PROBES, control.remaining), control.watch)
+    blocks = (*program.column_blocks, *program.row_blocks)
+    named = [(name, block.start < block.stop) for block in blocks for name in (block.lower_field, block.upper_field)]
+    there = {name for name, bounds in named if bounds}
+    fields = list(dict.fromkeys(name for name, _ in named if name is not None and name in there))
     core = list(fields)
     for name in fields:
         rest = [other for other in core if other != name]
@@ -49,13 +46,14 @@ def _feasible(program: Program, whole: Control) -> bool:
         _solve(program, whole)
     except ProgramInfeasible:
         return False
-    except SolveTimeout:
+    except (SolveTimeout, BackendError):
         return True
     return True
 
 
 def _solve(program: Program, whole: Control) -> Answer:
-    return HighsBackend().solve(program, Options("exact"), Control(min(whole.remaining, TIME_LIMIT)))
+    whole.check()
+    return HighsBackend().solve(program, Options("exact"), Control(min(whole.remaining, PROBE), whole.watch))
 
 
 def _relaxed(program: Program, fields: Collection[str]) -> Program:
@@ -104,7 +102,7 @@ def _least_shift(program: Program, field: str, whole: Control) -> Shift | None:
     )
     try:
         answer = _solve(elastic, whole)
-    except (ProgramInfeasible, SolveTimeout):
+    except (ProgramInfeasible, SolveTimeout, BackendError):
         return None
     if answer.stopped != "solved":
         return None  # some shift that mends it, but not known to be the least

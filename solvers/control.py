@@ -122,6 +122,11 @@ class Control:
             self.interrupted = self.watch(progress) is False
         return self.interrupted or self.remaining <= 0
 
+    def check(self) -> None:
+        """For work between solves. Raises `SolveTimeout` if the solve is to stop now."""
+        if self.look():
+            raise SolveTimeout(f"no plan within {self.seconds:.3g} s ({self.why_stopped()})")
+
     def why_stopped(self) -> Stopped:
         """What ended a solve that was not finished."""
         return "interrupted" if self.interrupted else "time limit"

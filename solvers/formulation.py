@@ -16,6 +16,7 @@ from ..specs.certificate import Proof
 from ..specs.errors import UnsupportedError
 from ..specs.spec import Plan, Spec
 from .answer import Answer
+from .control import Control
 from .program import Program
 
 S = TypeVar("S", bound=Spec[Any])
@@ -64,10 +65,12 @@ class Formulation(ABC, Generic[S, P]):
 
     def __init__(self, spec: S) -> None:
         self.spec = spec
+        self.control = Control()
+        """Deadline and stop button of whoever asks: where `formulate` and `explain` can take long, they look at it."""
 
     @abstractmethod
     def formulate(self) -> Program:
-        """The program that states the spec exactly."""
+        """The program that states the spec exactly. Raises `SolveTimeout` where there is no time for that."""
 
     @abstractmethod
     def interpret(self, answer: Answer) -> P:
@@ -87,8 +90,8 @@ class Formulation(ABC, Generic[S, P]):
         return Explanation(f"{' and '.join(conflict.fields) or 'the spec'} cannot be met together")
 
 
-def formulation(spec: Spec[P]) -> Formulation[Any, P]:
-    """The formulation of a spec, by its kind. Raises `UnsupportedError` where there is none."""
+def formulation(spec: Spec[P], control: Control | None = None) -> Formulation[Any, P]:
+    """The formulation of a spec, by its kind, under a deadline. Raises `UnsupportedError` where there is none."""
     package = f"{__package__}.formulations"
     try:
         module = importlib.import_module(f".{spec.kind}", package)
@@ -96,4 +99,6 @@ def formulation(spec: Spec[P]) -> Formulation[Any, P]:
         if error.name != f"{package}.{spec.kind}":
             raise
         raise UnsupportedError(f"there is no exact program for the kind {spec.kind!r}") from None
-    return module.FORMULATION(spec)
+    form = module.FORMULATION(spec)
+    form.control = control or Control()
+    return form

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..specs.arrays import Floats, Integers
+from .control import Control
 from .doubt import Value, first
 
 
@@ -121,14 +122,18 @@ class Ladder:
         return rungs[paid <= room] if len(rungs) else rungs
 
 
-def ladder(loss: Value, low: Integers, high: Integers, level: Floats, gap: Floats | None) -> Ladder:
-    """What (levels,) levels demand of every group, within [low, high]; (levels,) `gap` is between that and any loss."""
+def ladder(loss: Value, low: Integers, high: Integers, level: Floats, gap: Floats | None, control: Control) -> Ladder:
+    """What (levels,) levels demand of every group, within [low, high]; (levels,) `gap` is between that and any loss.
+
+    Raises `SolveTimeout`.
+    """
     groups, width = len(low), len(level)
     row = np.repeat(np.arange(groups), width)
     top, bottom = np.repeat(high, width), np.repeat(low, width)
 
     def reached(wanted: Floats, strictly: bool) -> Integers:
         def within(item: Integers, count: Integers) -> NDArray[np.bool_]:
+            control.check()
             found = loss(row[item], np.minimum(count, top[item]))
             return (count > top[item]) | (found < wanted[item] if strictly else found <= wanted[item])
 

@@ -7,7 +7,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from ..specs.errors import EquipoiseError
 from ..specs.spec import Plan, Spec
-from .control import Method, Options
+from .control import Method, Options, Watcher
 from .solve import Solver
 
 P = TypeVar("P", bound=Plan)
@@ -19,10 +19,15 @@ class Session(Generic[P]):
     What is kept between steps: the algorithm's prices and workspaces, and the backend's model, of which one of the
     same structure is changed in place and starts from the last basis or plan. Opening a session makes the machine
     code that it will need. A session belongs to one thread at a time.
+
+    watch, within: for every step, as in `Solver.solve`.
     """
 
-    def __init__(self, spec: Spec[P], options: Options) -> None:
+    def __init__(
+        self, spec: Spec[P], options: Options, watch: Watcher | None = None, within: float | None = None
+    ) -> None:
         self.spec = spec
+        self._watch, self._within = watch, within
         self._solver: Solver | None = Solver(options)
         self._solver.warm_up(spec)
 
@@ -34,7 +39,7 @@ class Session(Generic[P]):
         if self._solver is None:
             raise EquipoiseError("the session is closed")
         spec = self.spec.replace(**changes) if changes else self.spec
-        plan = self._solver.solve(spec)
+        plan = self._solver.solve(spec, self._watch, self._within)
         self.spec = spec
         return plan
 

@@ -28,6 +28,9 @@ from .program import Program
 
 P = TypeVar("P", bound=Plan)
 
+SHORTEST = 0.5
+"""Seconds that may go into why there is no plan, whatever the time limit."""
+
 
 def solve(
     spec: Spec[P],
@@ -55,6 +58,10 @@ def solve(
     return Solver(Options(method, backend, time_limit, gap, seed, threads)).solve(spec, watch)
 
 
+class SearchNeeded(Exception):
+    """The kind's own algorithm alone does not answer a spec, and a search was not wanted."""
+
+
 class Solver:
     """Answers one spec after the other under the same options, and keeps what helps with the next: an algorithm's
     prices and workspaces, a backend's model."""
@@ -68,19 +75,29 @@ class Solver:
         self._backends: dict[str, Backend] = {}
         self._algorithms: dict[str, Algorithm[Any, Any]] = {}
 
-    def solve(self, spec: Spec[P], watch: Watcher | None = None) -> P:
-        """The best plan for a spec. Raises as `solve` does."""
+    def solve(self, spec: Spec[P], watch: Watcher | None = None, within: float | None = None, search: bool = True) -> P:
+        """The best plan for a spec. Raises as `solve` does.
+
+        within: seconds that the caller has left; the time limit of the options holds besides.
+        search: without it, raise `SearchNeeded` where the program would have to be compiled, be it to explain why
+            there is no plan. What runs then is machine code that releases the interpreter lock.
+        """
         if not isinstance(spec, Spec):
             raise SpecError(f"solve takes a spec, got {type(spec).__name__}; `load` reads one from a file")
         algorithm, notes = self._algorithm(spec, watch)
-        control = Control(self.options.time_limit, watch)
+        limits = [limit for limit in (self.options.time_limit, within) if limit is not None]
+        control = Control(min(limits, default=None), watch)
         if algorithm is None:
+            if not search:
+                raise SearchNeeded
             return self._certified(spec, self._searched(spec, None, control), control, notes)
         asked = self.options.asked_gap(algorithm.gap(spec))
         try:
             found = algorithm.solve(spec, asked, self.options.seed, self.options.threads, control)
         except ProgramInfeasible as reason:
-            raise _infeasible(formulation(spec), None, self.options, reason) from None
+            if not search:
+                raise SearchNeeded from None
+            raise _infeasible(formulation(spec), None, control, reason) from None
         outcome = _Outcome(found.plan, found.evidence, f"equipoise {found.method}", found.stopped, asked, found.settled)
         _held(spec, outcome)
         close = self._gap(spec, outcome) <= max(asked, OPTIMAL_GAP)
@@ -88,10 +105,14 @@ class Solver:
         if not enough and found.stopped == "solved":
             seconds = algorithm.search_seconds(spec)
             if self.options.method == "exact" or seconds < control.remaining:
+                if not search:
+                    raise SearchNeeded
                 outcome = self._searched(spec, outcome, control)
+            elif seconds < math.inf:
+                outcome = replace(outcome, stopped="time limit")
+                notes.append(f"the exact program, about {seconds:.2g} s, was left out for want of time")
             else:
-                about = f", about {seconds:.2g} s, was left out for want of time"
-                notes.append(f"the exact program{about if seconds < math.inf else ' is too large to be tried'}")
+                notes.append("the exact program was left out: it is too large, or its costs too far apart")
         return self._certified(spec, outcome, control, notes)
 
     def warm_up(self, spec: Spec[Any]) -> None:
@@ -117,10 +138,12 @@ class Solver:
 
     def _searched(self, spec: Spec[P], known: _Outcome[P] | None, control: Control) -> _Outcome[P]:
         """What the compiled program gives, or the plan that is known already if that is better."""
-        form = formulation(spec)
-        program = form.formulate()
-        backend = backend_for(program, self.options.backend, self._backends)
+        form, program = formulation(spec, control), None
         try:
+            if known is not None:
+                control.check()
+            program = form.formulate()
+            backend = backend_for(program, self.options.backend, self._backends)
             outcome = self._found(spec, form, self._settle(program, backend, control))
         except SolveTimeout:
             if known is None:
@@ -132,7 +155,7 @@ class Solver:
                 return replace(known, evidence=replace(known.evidence, notes=(*known.evidence.notes, note)))
             if isinstance(error, BackendError):
                 raise
-            raise _infeasible(form, program, self.options, error) from None
+            raise _infeasible(form, program, control, error) from None
         return outcome if known is None else _better(spec, outcome, known)
 
     def _found(self, spec: Spec[P], form: Formulation[Any, P], answer: Answer) -> _Outcome[P]:
@@ -188,7 +211,7 @@ class Solver:
                 backend=outcome.backend,
                 seed=self.options.seed,
                 threads=self.options.threads,
-                time_limit=self.options.time_limit,
+                time_limit=self.options.time_limit if outcome.stopped == "solved" else control.time_limit,
                 gap_asked=outcome.asked,
                 versions=_versions(),
                 notes=(*notes, *evidence.notes),
@@ -236,12 +259,20 @@ def _versions() -> dict[str, str]:
 
 
 def _infeasible(
-    form: Formulation[Any, Any], program: Program | None, options: Options, reason: ProgramInfeasible
+    form: Formulation[Any, Any], program: Program | None, solving: Control, reason: ProgramInfeasible
 ) -> InfeasibleError:
-    """What clashes, in the words of the spec; the solver's reason where a backend fails at finding that."""
+    """What clashes, in the words of the spec; the solver's reason where that is not found.
+
+    Under a time limit, looking for it takes about as long again at most.
+    """
+    limit = solving.time_limit
+    form.control = Control(None if limit is None else max(limit, SHORTEST), solving.watch)
     try:
-        conflict = form.conflict() or find_conflict(program or form.formulate(), options.time_limit)
-    except BackendError as error:
+        conflict = form.conflict() or find_conflict(program or form.formulate(), form.control)
+    except (BackendError, SolveTimeout) as error:
         return InfeasibleError(f"{reason} (which fields clash was not found: {error})")
-    explanation = form.explain(conflict)
+    try:
+        explanation = form.explain(conflict)
+    except SolveTimeout:
+        explanation = Formulation.explain(form, conflict)
     return InfeasibleError(explanation.message, conflict.fields, explanation.change)

@@ -120,12 +120,22 @@ def fall_over(law: Law, row: Integers, samples: Integers, further: int) -> Float
     return np.where(samples == 0, first, -above * np.expm1(-law.exponent[row] * growth))
 
 
-def fit_error(law: Law, row: Integers, seen: Observations, groups: int) -> Floats:
-    """(groups,) root of the weighted mean squared residual of observations, of the groups in `row`."""
+def terms_at(law: Law, row: Integers, samples: Integers) -> Floats:
+    """(k,) how large the terms are that add up to those losses: convex curves subtract some from others."""
+    if not isinstance(law, ConvexCurves):
+        return loss_at(law, row, samples)
+    falling = law.slope[row] * np.log(np.maximum(samples, 1).astype(np.float64))
+    return np.maximum(loss_at(law, row, samples), np.abs(law.level[row])) + falling
+
+
+def fit_error(law: Law, row: Integers, seen: Observations, groups: int) -> tuple[Floats, Floats]:
+    """(groups,) root of the weighted mean squared residual of observations, of the groups in `row`; and how large
+    the numbers are that the residuals are differences of."""
     weight = np.ones(len(row)) if seen.stderr is None else (seen.stderr.min(initial=np.inf) / seen.stderr) ** 2
     residual = loss_at(law, row, seen.samples) - seen.loss
-    total = np.bincount(row, weights=weight, minlength=groups)
-    return np.sqrt(np.bincount(row, weights=weight * residual**2, minlength=groups) / total)
+    total, size = np.bincount(row, weights=weight, minlength=groups), np.zeros(groups)
+    np.maximum.at(size, row, terms_at(law, row, seen.samples) + seen.loss)
+    return np.sqrt(np.bincount(row, weights=weight * residual**2, minlength=groups) / total), size
 
 
 def _padded(curves: ConvexCurves) -> tuple[Floats, Floats]:

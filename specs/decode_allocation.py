@@ -34,8 +34,8 @@ from .tables import Table
 LONGEST_HORIZON = 4096
 """Steps ahead at which loads may be weighed, at most."""
 HORIZON = (0,)
-PATIENCE, USUAL_PATIENCE = 3, 64
-"""How many times what the queue takes to work off makes a request overdue; and the steps where that is not known."""
+PATIENCE, USUAL_PATIENCE = 6.5, 64
+"""How many times what the queue usually takes to work off makes a request overdue; and the steps if that is unknown."""
 
 Remaining = Annotated[Integers, ArrayRule(whole=True, least=1, dimensions=(1, 2))]
 """Steps until a request is done, at least 1; or a pair of predictions, its median and its 90th percentile."""
@@ -147,8 +147,8 @@ class DecodeAllocation(Spec[DecodePlan]):
     admission: Literal["window", "fifo"] = "window"
     """`window`: any may be admitted, but none past an overdue one; `fifo`: the longest prefix of the queue."""
     max_bypass: Count | None = None
-    """Steps of waiting from which on a request is overdue; if absent, thrice what the slots take to work the queue off,
-    Σ remaining of the waiting / Σ slots, and 64 where nothing is predicted."""
+    """Steps of waiting from which on a request is overdue; if absent, 6.5 times waiting / Σ slots times the geometric
+    mean of `remaining` over all requests, active and waiting (those above 1), and 64 where nothing is predicted."""
 
     sense = "minimise"
     unit = "discounted tokens"
@@ -158,16 +158,17 @@ class DecodeAllocation(Spec[DecodePlan]):
         horizon, workers, active, waiting = self.horizon, self.workers.slots.size, self.active, self.waiting
         if not 1 <= len(horizon) <= LONGEST_HORIZON:
             raise Fault(f"must have 1 to {LONGEST_HORIZON} entries, got {len(horizon)}", "horizon")
-        falls = horizon[1:] <= horizon[:-1]
-        for entry in np.flatnonzero(falls)[:1].tolist() if falls.any() else ():
+        for entry in np.flatnonzero(horizon[1:] <= horizon[:-1])[:1].tolist() if len(horizon) > 1 else ():
             text = f"must be above the entry before it, {horizon[entry]}, got {horizon[entry + 1]}"
             raise Fault(text, "horizon", entry + 1)
-        if active.worker.max(initial=-1) >= workers:
+        if _largest(active.worker) >= workers:
             row = int(np.argmax(active.worker >= workers))
             text = f"must be the number of a worker, below {workers}, got {active.worker[row]}"
             raise Fault(text, "active", "worker", row)
-        tokens = float(active.tokens.sum(dtype=np.float64) + waiting.tokens.sum(dtype=np.float64))
-        steps = float(horizon[-1]) * (active.tokens.size + waiting.tokens.size)
+        rows = active.tokens.size + waiting.tokens.size
+        steps, tokens = float(horizon[-1]) * rows, float(rows) * max(_largest(active.tokens), _largest(waiting.tokens))
+        if tokens + steps * self.growth > LARGEST_INTEGER:  # only then it matters what they come to
+            tokens = float(active.tokens.sum(dtype=np.float64) + waiting.tokens.sum(dtype=np.float64))
         if tokens + steps * self.growth > LARGEST_INTEGER:
             most = max(LARGEST_INTEGER - tokens, 0.0) / steps if steps else 0.0
             text = f"lets loads grow beyond 2⁵³ tokens by step {horizon[-1]}; at most {most:.3g} keeps them below"
@@ -207,7 +208,7 @@ class DecodeAllocation(Spec[DecodePlan]):
             return
         given = np.bincount(placed + 1, minlength=shape[0] + 1)[1:]
         over = given > self._free
-        for worker in np.flatnonzero(over).tolist() if over.any() else ():
+        for worker in over.nonzero()[0].tolist():
             message = f"gives {given[worker]} to worker {worker}, which has {self._free[worker]} free slots"
             yield Broken("workers.slots", ("worker",), float(given[worker] - self._free[worker]), message)
         if self.workers.kv_capacity is not None:
@@ -224,8 +225,10 @@ class DecodeAllocation(Spec[DecodePlan]):
         if plan.worker.size and plan.worker.max() >= shape[0]:
             return
         load = self._active_load() + self._added(plan.worker)
-        yield from differs("load", "load", plan.load.reshape(shape), load)
-        yield from differs("step_time", "step_time", plan.step_time, self._heaviest(load))
+        step_time, saved = self._heaviest(load), self._saved()
+        yield from differs("load", "load", plan.load.reshape(shape), load, size=load.max(initial=0.0) + saved)
+        size = step_time.max(initial=0.0) + saved / self._speed().min(initial=np.inf)
+        yield from differs("step_time", "step_time", plan.step_time, step_time, size=size)
 
     def _memory_rules(self, placed: Integers) -> Iterator[Broken]:
         added, room = self._added(placed), self._room()
@@ -238,7 +241,7 @@ class DecodeAllocation(Spec[DecodePlan]):
 
     def _order_rules(self, placed: Integers) -> Iterator[Broken]:
         """Nobody overtakes a request that the admission protects: any under `fifo`, an overdue one else."""
-        if not self._kept_waiting(placed).any():
+        if not np.count_nonzero(self._kept_waiting(placed)):
             return
         blocked = self._blocked_from(placed)
         queue = self._queue()
@@ -278,7 +281,13 @@ class DecodeAllocation(Spec[DecodePlan]):
         """The relative gap; for `imbalance`, which tends to zero, relative to the whole time of all workers."""
         if self.minimise == "step_time":
             return relative_gap(objective, bound)
-        return relative_gap(objective, bound, math.fsum(self._weight() * plan.step_time) * math.fsum(self._speed()))
+        return relative_gap(objective, bound, self.magnitude(plan))
+
+    def magnitude(self, plan: DecodePlan) -> float:
+        """For `imbalance`, the whole time of all workers, of which it is what their loads leave over."""
+        if self.minimise == "step_time":
+            return math.fsum(self._weight()) * self._saved() / self._speed().min(initial=np.inf)
+        return math.fsum(self._weight() * plan.step_time) * math.fsum(self._speed())
 
     def bound(self, plan: DecodePlan) -> float:
         """Counting bound: what is surely admitted, as light as it can be, spread as evenly as fractions allow.
@@ -340,6 +349,10 @@ class DecodeAllocation(Spec[DecodePlan]):
             f"idle share {when} (%)": 100 * float(idle),
         }
 
+    def _saved(self) -> float:
+        """The most tokens that a prefix cache saves of a request, whose load is what is left of it."""
+        return 0.0 if self.waiting.affinity is None else float(self.waiting.affinity.max(initial=0.0))
+
     def _weight(self) -> Floats:
         return self.discount ** np.arange(len(self.horizon), dtype=np.float64)
 
@@ -350,17 +363,24 @@ class DecodeAllocation(Spec[DecodePlan]):
     def overdue_after(self) -> int:
         """Steps of waiting from which on a request is overdue: `max_bypass`, or what suits the queue.
 
-        That is three times the steps that the slots take to work the queue off, Σ remaining of the waiting / Σ slots,
-        rounded up: by Little's law about what the last of the queue waits under first come, first served. Of a pair
-        of predictions the median counts. Without predictions, or without slots, it is 64. O(waiting).
+        That is 6.5 times waiting / Σ slots times how long requests usually take, rounded up: by Little's law a multiple
+        of what the last of the queue waits under first come, first served. What is usual is the geometric mean of
+        `remaining` over active and waiting: of many numbers, so that it is steady from step to step, and of their
+        logarithms, so that a few very long ones do not carry it. Those of 1 step do not count: predictions that were
+        outlived stand there. Of a pair of predictions the median counts. Without predictions, or without slots, it
+        is 64. O(active + waiting).
         """
         if self.max_bypass is not None:
             return self.max_bypass
-        remaining, slots = self.waiting.remaining, int(self.workers.slots.sum())
-        if remaining is None or not slots:
+        tables, slots = (self.active.remaining, self.waiting.remaining), int(self.workers.slots.sum())
+        known = [steps if steps.ndim == 1 else steps[:, 0] for steps in tables if steps is not None]
+        if not known or not slots:
             return USUAL_PATIENCE
-        steps = remaining if remaining.ndim == 1 else remaining[:, 0]
-        return min(math.ceil(PATIENCE * float(steps.sum(dtype=np.float64)) / slots), LARGEST_INTEGER)
+        logarithms = sum(float(np.log(steps).sum()) for steps in known)
+        number = sum(int(np.count_nonzero(steps > 1)) for steps in known)
+        usual = math.exp(logarithms / max(number, 1))
+        steps = round(PATIENCE * len(self.waiting) / slots * usual, 6)  # the same for all that round differently
+        return min(math.ceil(steps), LARGEST_INTEGER)
 
     @cached_property
     def _free(self) -> Integers:
@@ -480,6 +500,11 @@ def _with(members: NDArray[np.bool_], new: int) -> NDArray[np.bool_]:
     members = members.copy()
     members[new] = True
     return members
+
+
+def _largest(values: Integers) -> int:
+    """The largest of some numbers from −1 on; −1 of none."""
+    return values.item(values.argmax()) if values.size else -1
 
 
 def _check_pairs(remaining: Integers | None, table: str) -> None:

@@ -147,7 +147,7 @@ class ExpertAssignment(Spec[AssignmentPlan]):
         load = self._load(plan)
         yield from differs("load", "load", plan.load, load)
         heaviest = np.array([_excess(load)])
-        yield from differs("max_violation", "max_violation", np.array([plan.max_violation]), heaviest)
+        yield from differs("max_violation", "max_violation", np.array([plan.max_violation]), heaviest, size=1.0)
         yield from below("prices", "prices", plan.prices, 0.0)
         if (plan.prices > 0).any():
             yield from self._price_rules(plan)
@@ -269,6 +269,11 @@ class ExpertAssignment(Spec[AssignmentPlan]):
             terms += (-np.partition(-surplus, chosen - 1, axis=1)[:, :chosen]).ravel().tolist()
         total = math.fsum(terms)
         return math.nextafter(total, math.inf) if math.fsum([*terms, -total]) > 0 else total
+
+    def magnitude(self, plan: AssignmentPlan) -> float:
+        """Σ |scores| of the assigned pairs, and what all places cost: scores and surpluses have either sign."""
+        scores = self._gathered(plan.experts)[self._there(plan.experts)]
+        return math.fsum(np.abs(scores)) + math.fsum(plan.prices * self.places(len(plan.prices)))
 
     def measures(self, plan: AssignmentPlan) -> dict[str, float]:
         """How even the load is, and what does not fit or was left out."""

@@ -283,13 +283,15 @@ class RolloutBudgets(Spec[RolloutPlan]):
             return
         worth = Worth(self, plan.prior)
         price, group_price = worth.prices(plan.rollouts)
-        yield from differs("price", "price", np.asarray(plan.price), np.asarray(price))
+        # Marginal values are differences of values.
+        size = float((worth.sizes(plan.rollouts) / (worth.cost * self.multiple_of)).max(initial=0.0))
+        yield from differs("price", "price", np.asarray(plan.price), np.asarray(price), size=size)
         if (plan.group_price is None) != (group_price is None):
             yield Broken("group_price", ("group_price",), math.inf, "is there exactly if the spec has groups")
         elif plan.group_price is not None and group_price is not None:
             yield from misshapen("group_price", plan.group_price, group_price.shape)
             if plan.group_price.shape == group_price.shape:
-                yield from differs("group_price", "group_price", plan.group_price, group_price)
+                yield from differs("group_price", "group_price", plan.group_price, group_price, size=size)
         share = worth.gradient_share(plan.rollouts)
         if (share is None) != (plan.expected_gradient_share is None):
             yield Broken(
@@ -300,7 +302,7 @@ class RolloutBudgets(Spec[RolloutPlan]):
             )
         elif share is not None:
             got = np.asarray(plan.expected_gradient_share)
-            yield from differs("expected_gradient_share", "expected_gradient_share", got, np.asarray(share))
+            yield from differs("expected_gradient_share", "expected_gradient_share", got, np.asarray(share), size=1.0)
 
     def objective(self, plan: RolloutPlan) -> float:
         """Σ value(n_i)."""
@@ -316,6 +318,11 @@ class RolloutBudgets(Spec[RolloutPlan]):
         if self.groups is not None or abs(bound - objective) <= 1e-9 * abs(objective):
             return bound
         return min(bound, worth.least_priced(plan.price))
+
+    def magnitude(self, plan: RolloutPlan) -> float:
+        """Σ of what values are differences of, and what the budget is worth at the plan's price."""
+        worth = Worth(self, plan.prior)
+        return math.fsum(worth.sizes(plan.rollouts)) + abs(plan.price) * float(worth.budget)
 
     def measures(self, plan: RolloutPlan) -> dict[str, float]:
         """Rollouts, and the share of them expected to carry a gradient."""

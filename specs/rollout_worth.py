@@ -130,6 +130,13 @@ class Worth:
             return np.zeros(len(self.spec.prompts))
         return self._moment(1, 2, self.certain)[:, 0]
 
+    def sizes(self, rollouts: Integers) -> Floats:
+        """(prompts,) how large the numbers are that values are differences of: a signal is its limit less the rest."""
+        if self.spec.value in ("posterior", "knapsack_rl"):
+            return self.limit
+        worth = np.abs(self.at(rollouts))
+        return np.where(np.isfinite(worth), worth, 0.0)
+
     def _belief(self) -> tuple[Floats, Floats]:
         """(prompts,) the belief after the history, before the draws."""
         successes, trials = self.spec.prompts.successes, self.spec.prompts.trials

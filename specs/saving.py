@@ -155,7 +155,8 @@ def detach(value: Any, name: str = "") -> tuple[Any, dict[str, NDArray[Any]]]:
             tensors |= found
         return slim, tensors
     if isinstance(value, np.ndarray):
-        return {_TENSOR: name}, {name: np.ascontiguousarray(value)}
+        whole = value if value.flags.c_contiguous else np.ascontiguousarray(value)
+        return {_TENSOR: name}, {name: whole}
     return inline(value), {}
 
 

@@ -36,30 +36,32 @@ class Table(BaseModel):
 
     def columns(self) -> dict[str, Any]:
         """The columns that are there, by name."""
-        values = ((name, getattr(self, name)) for name in type(self).model_fields)
-        return {name: value for name, value in values if value is not None}
+        there = self.__dict__
+        return {name: there[name] for name in type(self).model_fields if there[name] is not None}
 
     @model_validator(mode="before")
     @classmethod
     def _as_columns(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, Table):  # what `replace` keeps
+            return value
         if is_reference(value):
             folder = info.context if isinstance(info.context, Folder) else Folder(Path.cwd())
             return read_table(value, folder, list(cls.model_fields))
-        if value in ([], {}):
+        if isinstance(value, (list, dict, Mapping)) and not value:
             return {name: [] for name, field in cls.model_fields.items() if field.is_required()}
         if isinstance(value, list):
             return _transposed(value)
-        if not isinstance(value, (Mapping, Table)):
+        if not isinstance(value, (dict, Mapping)):
             raise Fault(f"must be a table (columns by name, a list of rows or a file reference), got {shown(value)}")
         return value
 
     @model_validator(mode="after")
     def _equal_lengths(self) -> Table:
-        lengths = {name: len(column) for name, column in self.columns().items()}
-        first = next(iter(lengths), "")
-        for name, length in lengths.items():
-            if length != lengths[first]:
-                raise Fault(f"{{{first}}} has {lengths[first]} entries, {{{name}}} has {length}", name)
+        columns = self.columns()
+        first = next(iter(columns), "")
+        for name, column in columns.items():
+            if len(column) != len(columns[first]):
+                raise Fault(f"{{{first}}} has {len(columns[first])} entries, {{{name}}} has {len(column)}", name)
         return self
 
     @classmethod

@@ -221,3 +221,21 @@ def test_baselines_spend_the_budget_as_they_say() -> None:
     scarce = spec.replace(groups={**spec.fields()["groups"], "available": [4, 100]})
     bought = {name: rule(scarce).samples.tolist() for name, rule in BASELINES.items()}
     assert bought == {"equal": [4, 36], "proportional": [4, 36], "water-filling": [4, 36]}
+
+
+def test_a_search_among_costs_far_apart_is_left_to_those_who_ask_for_it() -> None:
+    groups = {
+        "name": ["a", "b", "c"],
+        "collected": [87, 58, 4],
+        "cost": [0.00048, 0.00784, 257.15544],
+        "curve": curve([0.1] * 3, [1.0] * 3, [0.5] * 3),
+    }
+    spec = eq.CollectionBudgets(groups=groups, budget=771.46632)
+    plan = eq.solve(spec)
+    assert plan.certificate.method == "auto: equipoise marginal values"
+    assert plan.certificate.status == "feasible"
+    assert "the exact program was left out: it is too large, or its costs too far apart" in plan.certificate.notes
+    assert eq.check(spec, plan).ok
+    asked = eq.solve(spec, "exact", time_limit=0.5)
+    assert "HiGHS" in asked.certificate.method
+    assert eq.solve(spec.replace(budget=200.0)).certificate.gap <= 1e-5  # what nobody can buy is not too far apart

@@ -297,7 +297,7 @@ def test_conflicts_are_the_ones_of_the_compiled_rules_and_every_remedy_works() -
         if (error := conflict_of(spec)) is None:
             continue
         clashes += 1
-        compiled = find_conflict(formulation(spec).formulate(), None)
+        compiled = find_conflict(formulation(spec).formulate())
         assert set(error.fields) == set(compiled.fields), seed
         for field, value in error.change.items():
             mended = spec.replace(**{field: value if field == "token_budget" else int(value)})

@@ -19,7 +19,7 @@ from ..answer import Answer, ProgramInfeasible, cost_scale, empty_answer
 from ..control import Control, Options, run_apart
 from ..program import Block, Floats, Integers, Program
 
-_NAMES: dict[str, tuple[str, str, str]] = {
+KNOWN_SOLVERS: dict[str, tuple[str, str, str]] = {
     # solver: its names for the relative gap, the seed, the threads
     "gurobi": ("MIPGap", "Seed", "Threads"),
     "cplex": ("mip_tolerances_mipgap", "randomseed", "threads"),
@@ -71,9 +71,9 @@ class PyomoBackend:
         return self._answer(model, program, scale, results, options, control, notes)
 
     def _configure(self, solver: Any, options: Options, program: Program) -> tuple[str, ...]:
-        if self.solver not in _NAMES:
+        if self.solver not in KNOWN_SOLVERS:
             return (f"gap, seed and threads are left to {self.solver}'s own defaults",)
-        gap, seed, threads = _NAMES[self.solver]
+        gap, seed, threads = KNOWN_SOLVERS[self.solver]
         solver.options[gap] = options.asked_gap(program.gap)
         solver.options[seed] = options.seed
         if threads:
@@ -109,7 +109,7 @@ class PyomoBackend:
         stated = sides[0] if program.sense == "minimise" else sides[1]
         bound = float(stated) / scale if isinstance(stated, (int, float)) and math.isfinite(stated) else None
         worse = -1.0 if program.sense == "minimise" else 1.0
-        asked = options.asked_gap(program.gap) if self.solver in _NAMES else math.inf
+        asked = options.asked_gap(program.gap) if self.solver in KNOWN_SOLVERS else math.inf
         if bound is None and stopped == "solved":
             bound = objective + worse * (asked * abs(objective) if asked else 0.0)
             notes = (*notes, f"{self.solver} reports no bound: its word for the gap that was asked for is taken")

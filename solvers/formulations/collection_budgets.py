@@ -34,6 +34,7 @@ WINDOW_GAP = 1e-5
 LARGEST_WINDOWS = 2**16
 """Lots in doubt that a program gets columns for."""
 CUT = "too many lots were in doubt for a search: only those nearest to the plan were looked at"
+LATE = "there was no time to go through all levels of the largest loss: only some were looked at"
 UNSETTLED = "the second largest loss and the mean may not be the best: the search for them was stopped"
 PATIENCE = 1.0
 """Seconds to find out which of the changes that come to mind leave no conflict; the others are not told."""
@@ -76,7 +77,7 @@ class CollectionProgram(Formulation[CollectionBudgets, CollectionPlan]):
     def formulate(self) -> Program:
         """Columns: `lots` (groups), and what they spare: `extra` per lot that is in doubt."""
         if self.coupled.there:
-            return self.coupled.formulate()
+            return self.coupled.formulate(self.control)
         builder = Builder("minimise", gap=WINDOW_GAP)
         if not self.market.affordable:
             self.columns.lots(builder, 0, np.inf)  # nothing to aim at: only the conflict is of interest
@@ -185,6 +186,8 @@ class CollectionProgram(Formulation[CollectionBudgets, CollectionPlan]):
         """Lagrangian and counting bounds hold whatever ties the groups; what they leave open, the search answers."""
         lots = plan.samples // self.spec.lot
         notes = (ROUNDED,) if self.market.purse.coarse else ()
+        late = self.coupled.late
+        notes = (*notes, LATE) if late else notes
         if self.spec.minimise == "worst_group" and any(part.stopped != "solved" for part in (*answer.goals, answer)):
             notes = (*notes, UNSETTLED)
         if self.spec.minimise == "worst_group":
@@ -196,7 +199,8 @@ class CollectionProgram(Formulation[CollectionBudgets, CollectionPlan]):
             bound = min(self._lowest(), objective)
             if objective <= (1 + self.spec.tolerance) * bound * (1 + 1e-12):
                 return Evidence(objective, bound, "threshold", notes)
-            goals = () if self.market.purse.coarse else answer.goals[:1]  # which have seen rounded costs alone
+            # Which have seen rounded costs, or some levels alone.
+            goals = () if self.market.purse.coarse or late else answer.goals[:1]
             found = [goal.bound / level_scale(self.coupled.worst_levels) for goal in goals]
             if not found:
                 return Evidence(objective, bound, "threshold", notes)
@@ -211,7 +215,7 @@ class CollectionProgram(Formulation[CollectionBudgets, CollectionPlan]):
             return Evidence(objective, bound, "dual", (*notes, CUT))
         if objective - bound <= 1e-9 * abs(objective):
             return Evidence(objective, bound, "dual", notes)
-        if purse.coarse:  # the search has seen rounded costs alone
+        if purse.coarse or late:  # the search has seen rounded costs, or some levels alone
             return Evidence(objective, bound, "dual", notes)
         return Evidence(objective, min(max(bound, answer.bound), objective), "search", notes)
 
@@ -225,8 +229,8 @@ class CollectionProgram(Formulation[CollectionBudgets, CollectionPlan]):
 
     def explain(self, conflict: Conflict) -> Explanation:
         """What clashes, with the numbers of the spec; a change is proposed if, alone, it leaves no conflict at all."""
-        found = explain(self.market, conflict, self.columns.money_scale)
-        control = Control(PATIENCE)
+        found = explain(self.market, conflict, self.columns.money_scale, self.control)
+        control = Control(min(PATIENCE, self.control.remaining), self.control.watch)
         change = {place: value for place, value in found.change.items() if self._mended(place, value, control)}
         remedy = " or ".join(f"{place} to {value:.10g}" for place, value in change.items())
         return Explanation(f"{found.message}; set {remedy}" if remedy else found.message, change)
@@ -243,9 +247,11 @@ class CollectionProgram(Formulation[CollectionBudgets, CollectionPlan]):
             changed = groups[column].copy()
             changed[int(row)] = value
             spec = self.spec.replace(groups={**groups, column: changed})
-        program = CollectionProgram(spec).formulate()
-        bare = program.aimed("minimise", np.zeros(program.columns))
+        form = CollectionProgram(spec)
+        form.control = control
         try:
+            program = form.formulate()
+            bare = program.aimed("minimise", np.zeros(program.columns))
             HighsBackend().solve(bare, Options(), control)
         except (ProgramInfeasible, SolveTimeout):
             return False
