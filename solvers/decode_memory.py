@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,7 @@ class KVCaches:
         """Whether the units fit into int64."""
         return self.room.dtype != np.object_
 
+    @cached_property
     def tables(self) -> tuple[Units, Units, Units]:
         """Units that the waiting requests take up without prefix caches, and how much of each is there in halves,
         (horizon × waiting) each; units that a prefix cache saves, (workers × waiting), no rows without any.
@@ -71,20 +73,33 @@ def kv_caches(spec: DecodeAllocation) -> KVCaches | None:
     """The KV limits of a spec; None if it has none."""
     if spec.workers.kv_capacity is None:
         return None
-    pairs = any(table.remaining is not None and table.remaining.ndim == 2 for table in (spec.active, spec.waiting))
-    affinity = np.zeros(0) if spec.waiting.affinity is None else spec.waiting.affinity
-    broken = np.unique(affinity[np.floor(affinity) != affinity]).tolist()
-    per_token = math.lcm(exact(spec.growth).denominator, *(exact(value).denominator for value in broken)) * (1 + pairs)
-    requests = len(spec.active) + len(spec.waiting) + 1
-    tokens = float(spec.active.tokens.sum() + spec.waiting.tokens.sum()) + float(spec.workers.kv_capacity.sum())
-    largest = tokens + spec.growth * float(spec.horizon[-1]) * requests
-    short = per_token.bit_length() <= 61 and largest * per_token < 2.0**61
+    per_token, short = kv_units(spec)
     kind = np.dtype(np.int64 if short else np.object_)
     held = np.zeros((len(spec.workers), len(spec.horizon)), kind)
     active = _grown(spec, spec.active, per_token, kind) * _halves(spec, spec.active, kind) // 2
     np.add.at(held, spec.active.worker, active)
     capacity: Units = spec.workers.kv_capacity.astype(kind)
     return KVCaches(spec, per_token, np.maximum(capacity[:, None] * per_token - held, 0))
+
+
+class KVUnits(NamedTuple):
+    """How many units make a token, and whether all that is counted in them fits into int64."""
+
+    per_token: int
+    short: bool
+
+
+def kv_units(spec: DecodeAllocation) -> KVUnits:
+    """The units of the KV limits that a spec has."""
+    pairs = any(table.remaining is not None and table.remaining.ndim == 2 for table in (spec.active, spec.waiting))
+    affinity = np.zeros(0) if spec.waiting.affinity is None else spec.waiting.affinity
+    broken = np.unique(affinity[np.floor(affinity) != affinity]).tolist()
+    per_token = math.lcm(exact(spec.growth).denominator, *(exact(value).denominator for value in broken)) * (1 + pairs)
+    requests = len(spec.active) + len(spec.waiting) + 1
+    capacity = np.zeros(0) if spec.workers.kv_capacity is None else spec.workers.kv_capacity
+    tokens = float(spec.active.tokens.sum() + spec.waiting.tokens.sum()) + float(capacity.sum(dtype=np.float64))
+    largest = tokens + spec.growth * float(spec.horizon[-1]) * requests
+    return KVUnits(per_token, per_token.bit_length() <= 61 and largest * per_token < 2.0**61)
 
 
 def _grown(spec: DecodeAllocation, requests: Active | Waiting, per_token: int, kind: np.dtype[Any]) -> Units:

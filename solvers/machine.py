@@ -35,6 +35,7 @@ from numba.core.types import int64 as integer
 
 F = TypeVar("F", bound=Callable[..., Any])
 config: Any = numba_config  # its names are set when Numba is imported
+njit: Any = numba.njit  # its stubs leave some options out
 
 reals = Array(real, 1, "C", readonly=True)
 real_table = Array(real, 2, "C", readonly=True)
@@ -86,13 +87,17 @@ made: list[Made] = []
 """All machine code of this process, in the order in which it was made."""
 
 
-def compiled(signature: Any) -> Callable[[F], F]:
-    """Compiles a function for one signature, or reads it from disk; divisions by zero follow IEEE 754."""
+def compiled(signature: Any, allocates: bool = True) -> Callable[[F], F]:
+    """Compiles a function for one signature, or reads it from disk; divisions by zero follow IEEE 754.
+
+    allocates: whether the function makes arrays. One that makes none need not count the references to those that it
+    takes out of records, which is most of the time of a short one; Numba refuses it if it makes one after all.
+    """
 
     def decorate(function: F) -> F:
         started = time.perf_counter()
         with _kept_in(_folder(Path(function.__code__.co_filename))) as kept:
-            code = numba.njit(signature, cache=kept, nogil=True, error_model="numpy")(function)
+            code = njit(signature, cache=kept, nogil=True, error_model="numpy", _nrt=allocates)(function)
         found = kept and not code.stats.cache_misses
         made.append(Made(f"{function.__module__}.{function.__qualname__}", time.perf_counter() - started, found, kept))
         return cast(F, code)

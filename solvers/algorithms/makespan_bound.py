@@ -7,7 +7,10 @@ placed; and at least an even share of all that sits on workers with slots. No se
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numba.core.types import BaseTuple
 from numpy.typing import NDArray
 
 from ...specs.arrays import Floats, Integers
@@ -16,15 +19,25 @@ from ..machine import compiled, flag, flags, integer, integers, none, out_real_t
 Flags = NDArray[np.bool_]
 
 
-@compiled(none(integers, real_table, real_table, real_table, reals, out_real_table, out_reals))
-def settle(
-    placed: Integers, size: Floats, share: Floats, saved: Floats, speed: Floats, load: Floats, height: Floats
-) -> None:
-    """Adds the placed pieces to `load`, (workers × points), in their order; and the heaviest worker's time."""
+@compiled(
+    integer(integers, real_table, real_table, real_table, real_table, reals, out_real_table, out_reals),
+    allocates=False,
+)
+def _settle(
+    placed: Integers, active: Floats, size: Floats, share: Floats, saved: Floats, speed: Floats,
+    load: Floats, height: Floats,
+) -> int:  # fmt: skip
+    """Loads, (workers × points), from what was there and the placed pieces in their order; and the heaviest worker's
+    time. Returns how many are placed."""
     workers, points = load.shape
+    number = 0
+    for at in range(workers):
+        for point in range(points):
+            load[at, point] = active[point, at]
     for piece in range(len(placed)):
         at = placed[piece]
         if at >= 0:
+            number += 1
             less = saved[at, piece] if saved.shape[0] else 0.0
             for point in range(points):
                 load[at, point] += size[point, piece] - less * share[point, piece]
@@ -32,6 +45,7 @@ def settle(
     for at in range(workers):
         for point in range(points):
             height[point] = max(height[point], load[at, point] / speed[at])
+    return number
 
 
 @compiled(none(real, out_reals))
@@ -69,14 +83,20 @@ def _smallest(values: Floats, number: int) -> float:
     return total
 
 
-@compiled(real(reals, reals, integers, real_table, real_table, real_table, real_table, flags, integer, integer, flag))
+@compiled(
+    real(
+        reals, reals, integers, real_table, real_table, real_table, real_table,
+        integers, flags, integer, integer, flag,
+    )
+)  # fmt: skip
 def bound(
     weight: Floats, speed: Floats, slots: Integers, active: Floats, size: Floats, share: Floats, saved: Floats,
-    sure: Flags, number: int, most: int, idle: bool,
+    queue: Integers, guarded: Flags, number: int, most: int, idle: bool,
 ) -> float:  # fmt: skip
-    """What no placement of `number` to `most` pieces, the sure ones among them, can beat.
+    """What no placement of `number` to `most` pieces can beat, where nobody in the queue may overtake a guarded one.
 
-    active: (points × workers) what each holds before. O(points · (pieces + workers·sure pieces)), without `saved`
+    So the guarded among the first `number` of the queue are placed for sure. active: (points × workers) what each
+    holds before. O(points · (pieces + workers·sure pieces)), without `saved`
     O(points · (pieces + workers)).
     """
     points, pieces = size.shape
@@ -88,8 +108,10 @@ def bound(
         pace += speed[at] if slots[at] > 0 else 0.0
     for at in range(workers):
         most_forced = max(most_forced, number - (total - slots[at]))
-    for piece in range(pieces):
-        certain += sure[piece]
+    sure = np.zeros(pieces, np.bool_)
+    for piece in queue[:number]:
+        sure[piece] = guarded[piece]
+        certain += 1 if guarded[piece] else 0
     open_ = np.flatnonzero(slots > 0)
     low, high = np.zeros(pieces), np.zeros(pieces)  # what an open worker's cache saves at most, at least
     if saved.shape[0] and len(open_):
@@ -144,3 +166,27 @@ def bound(
         height = max(height, (held + volume) / pace) if pace > 0 else height
         _add(weight[point] * (height * all_speed - sitting - volume), sum)
     return sum[0] + sum[1]
+
+
+a_verdict: Any = BaseTuple.from_types((integer, real, real))
+
+
+@compiled(
+    a_verdict(
+        integers, integer, reals, reals, integers, real_table, real_table, real_table, real_table,
+        integers, flags, flag, out_real_table, out_reals,
+    )
+)  # fmt: skip
+def verdict(
+    placed: Integers, most: int, weight: Floats, speed: Floats, slots: Integers, active: Floats,
+    size: Floats, share: Floats, saved: Floats, queue: Integers, guarded: Flags, idle: bool,
+    load: Floats, height: Floats,
+) -> tuple[int, float, float]:  # fmt: skip
+    """How many pieces are placed, the objective, and what no placement of as many, or up to `most`, can beat.
+
+    Fills in load, (workers × points), and height, (points,). See `bound` for the rest.
+    """
+    number = _settle(placed, active, size, share, saved, speed, load, height)
+    reached = objective(weight, speed, height, load, idle)
+    least = bound(weight, speed, slots, active, size, share, saved, queue, guarded, number, max(number, most), idle)
+    return number, reached, least

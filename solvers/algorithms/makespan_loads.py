@@ -1,11 +1,13 @@
-"""What requests that come, grow and leave take up at some points in time: machine code beside `makespan`."""
+"""What requests that come, grow and leave take up at some points in time, and what a point weighs: machine code beside
+`makespan`.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ...specs.arrays import Floats, Integers
-from ..machine import compiled, integer, integers, none, out_integers, out_real_table, real
+from ..machine import compiled, integer, integers, none, out_integers, out_real_table, out_reals, real, reals
 
 TABLE = 1 << 16
 """Longest horizon for which the entry at which a request leaves is looked up."""
@@ -66,3 +68,41 @@ def measure(
                 there = 0.5 * (remaining[2 * row] > step) + 0.5 * (remaining[2 * row + 1] > step)
             share[point, row] = there
             size[point, row] = there * (tokens[row] + growth * step)
+
+
+@compiled(
+    integer(
+        integers, integers, integers, integer, integers, integers, integer, integers, real, real, real, integers, reals,
+        out_integers, out_real_table, out_real_table, out_real_table, out_reals, out_reals, out_reals,
+    )
+)  # fmt: skip
+def survey(
+    worker: Integers, tokens: Integers, remaining: Integers, width: int,
+    new_tokens: Integers, new_remaining: Integers, new_width: int,
+    horizon: Integers, growth: float, discount: float, evenness: float, places: Integers, speed: Floats,
+    slots: Integers, load: Floats, share: Floats, size: Floats, weight: Floats, even: Floats, total: Floats,
+) -> int:  # fmt: skip
+    """All that a search starts from: see `project` for `load`, `measure` for `share` and `size`.
+
+    slots: (workers,) of `places`, those that are left. weight: (points,) discount^j. even: (points,) what unevenness
+    counts, `evenness` of the weight at loads of the heaviest worker's size. total: (requests,) weighed size. Returns
+    the number of slots.
+    """
+    points, workers = load.shape
+    project(worker, tokens, remaining, width, horizon, growth, load, slots)
+    measure(new_tokens, new_remaining, new_width, horizon, growth, share, size)
+    usual, free = 0.0, 0
+    for at in range(workers):
+        slots[at] = max(places[at] - slots[at], 0)
+        free += slots[at]
+        usual += speed[at] / workers
+    total[:] = 0.0
+    for point in range(points):
+        height = 0.0
+        for at in range(workers):
+            height = max(height, load[point, at] / speed[at])
+        weight[point] = discount**point
+        even[point] = evenness * weight[point] / ((usual if usual > 0.0 else 1.0) * (height + 1.0))
+        for piece in range(len(total)):
+            total[piece] += weight[point] * size[point, piece]
+    return free
