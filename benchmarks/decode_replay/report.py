@@ -158,7 +158,8 @@ def _plain(value: float) -> float | None:
 def draw_frontier(grid: Grid, results: Results, path: Path) -> None:
     """A panel per trace: imbalance against the longest wait of the replay over FCFS's, both logarithmic, a point each.
 
-    The settings of ours are joined by a line, from the shortest wait to the longest; a star is ours as it comes.
+    The settings of ours are joined by a line, from the shortest wait to the longest; a star is ours as it comes. A
+    dotted line marks twice FCFS's wait.
     """
     import matplotlib
 
@@ -179,6 +180,7 @@ def draw_frontier(grid: Grid, results: Results, path: Path) -> None:
         for x, y in (_point(row) for row in rows if row.policy == OURS):
             panel.plot(x, y, "*", color="tab:red", markersize=11)
             panel.annotate(OURS, (x, y), xytext=(7, 6), textcoords="offset points", fontsize=8, color="tab:red")
+        panel.axvline(2, color="tab:red", linewidth=0.9, linestyle=":")
         panel.set(xscale="log", yscale="log", xlabel="longest wait, times that of FCFS")
         panel.set_xlim(right=panel.get_xlim()[1] * 4)  # room for the names
         panel.set_ylim(top=panel.get_ylim()[1] * 1.6)
