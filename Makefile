@@ -9,7 +9,7 @@ EXAMPLES := $(sort $(wildcard specs/examples/*.yaml))
 # The repository root is the package: it must not be on the path of what runs here.
 export PYTHONSAFEPATH := 1
 
-.PHONY: help demo test lint types check bench clean
+.PHONY: help demo test lint types check bench protocol clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ check: lint types test  ## all of the above
 
 bench: $(VENV)/.dev  ## measure compile and solve times on this machine
 	$(BIN)/python benchmarks/compile_and_solve.py
+
+protocol: $(VENV)/.dev  ## make the stubs of the gRPC protocol again
+	$(BIN)/python -m equipoise.server.protocol.generate
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
