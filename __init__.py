@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .clients.client import AsyncClient, Client
+    from .clients.connect import connect, connect_async
+    from .clients.jobs import Job, JobStatus
     from .solvers.check import CheckResult, check
     from .solvers.control import Progress
     from .solvers.session import Session, session
@@ -40,6 +43,9 @@ if TYPE_CHECKING:
     from .specs.spec import Plan, Spec, kinds
 
 _HOMES = {
+    "clients.client": ("AsyncClient", "Client"),
+    "clients.connect": ("connect", "connect_async"),
+    "clients.jobs": ("Job", "JobStatus"),
     "solvers.check": ("CheckResult", "check"),
     "solvers.control": ("Progress",),
     "solvers.session": ("Session", "session"),

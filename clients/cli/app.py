@@ -277,6 +277,42 @@ def warmup(
     return 0
 
 
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    options_metavar="[OPTIONS]",
+)
+def serve(context: typer.Context) -> None:
+    """Run the service: solves, sessions and jobs behind gRPC."""
+
+    @answering
+    def run() -> int:
+        import os
+
+        # gRPC's C library writes past every logger, usually a line for each stranger whose handshake fails. It looks
+        # here when it is imported.
+        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+        from .serving import serve_with
+
+        serve_with(context.args)
+        return 0
+
+    run()
+
+
+@app.command(epilog="Example:\n$ equipoise token trainer-team")
+@answering
+def token(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Whom the token is for.")],
+    json: Json = False,
+) -> int:
+    """Make a random token for a tenant of a server, and the line for its file of tenants."""
+    from .serving import make_token
+
+    make_token(tenant, json)
+    return 0
+
+
 def main() -> None:
     """Run the command line."""
     try:

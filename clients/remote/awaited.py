@@ -1,0 +1,266 @@
+"""The client of a service for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, Self, TypeVar
+
+import grpc
+import grpc.aio
+
+from ...server.protocol.failures import Refused, from_call
+from ...solvers.check import CheckResult
+from ...solvers.control import Options
+from ...specs.errors import EquipoiseError, ServiceError
+from ...specs.spec import Plan, Spec
+from ..asked import limit, seconds
+from ..client import AsyncClient, AsyncSession, Kind
+from ..jobs import AsyncJob, JobState, JobStatus
+from . import messages
+from .channel import Target
+from .messages import Operation, PlanReader
+from .patience import Patience
+from .turns import Turns, lost
+
+P = TypeVar("P", bound=Plan)
+R = TypeVar("R")
+
+
+class AsyncRemoteClient(AsyncClient):
+    """A service at an address. One channel, which connects with the first call."""
+
+    def __init__(self, target: Target, timeout: float, retry_for: float) -> None:
+        self.target, self.timeout, self.retry_for = target, timeout, retry_for
+        self._channel: grpc.aio.Channel | None = None
+        self._methods: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
+        self._closed = False
+
+    async def check(self, spec: Spec[Any], plan: Plan, *, timeout: float | None = None) -> CheckResult:
+        return await self.run(messages.check(spec, plan), timeout)
+
+    async def kinds(self, *, timeout: float | None = None) -> dict[str, str]:
+        return await self.run(messages.list_kinds(), timeout)
+
+    async def describe(self, kind: str, *, timeout: float | None = None) -> Kind:
+        return await self.run(messages.describe_kind(kind), timeout)
+
+    async def job(self, job_id: str, *, timeout: float | None = None) -> AsyncJob[Plan]:
+        return AsyncRemoteJob(self, await self.run(messages.get(job_id), timeout), messages.any_plan)
+
+    async def jobs(
+        self, *, states: Iterable[JobState] = (), kind: str | None = None, timeout: float | None = None
+    ) -> AsyncIterator[AsyncJob[Plan]]:
+        token, states = "", tuple(states)
+        while True:
+            page, token = await self.run(messages.list_jobs(states, kind, token), timeout)
+            for status in page:
+                yield AsyncRemoteJob(self, status, messages.any_plan)
+            if not token:
+                return
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def _solve(self, spec: Spec[P], options: Options, timeout: float | None) -> P:
+        return await self.run(messages.solve(spec, options), limit(timeout, options, self.timeout))
+
+    def _session(self, spec: Spec[P], options: Options, timeout: float | None) -> AsyncSession[P]:
+        return AsyncRemoteSession(self, Turns(spec, options, timeout, self.timeout))
+
+    async def _submit(self, spec: Spec[P], options: Options, key: str | None, timeout: float | None) -> AsyncJob[P]:
+        status = await self.run(messages.submit(spec, options, key), timeout)
+        return AsyncRemoteJob(self, status, messages.plan_reader(spec))
+
+    async def run(self, operation: Operation[R], timeout: float | Patience | None) -> R:
+        """Make a call, again if need be, and read its answer."""
+        patience = timeout if isinstance(timeout, Patience) else self.patience(timeout)
+        while True:
+            method = self._methods.get(operation.path)
+            if method is None or self._closed:
+                method = self._methods[operation.path] = self.channel().unary_unary(operation.path)
+            try:
+                data = await method(operation.request, timeout=patience.left, metadata=self.target.call_metadata())
+            except grpc.RpcError as failed:
+                error = from_call(failed)
+            except asyncio.CancelledError:
+                error = given_up()
+            else:
+                return operation.read(data)
+            await asyncio.sleep(patience.pause(error))
+
+    def channel(self) -> grpc.aio.Channel:
+        """The channel, made where the event loop runs. Raises `ServiceError` once the client is closed."""
+        if self._closed:
+            raise ServiceError("the client is closed")
+        if self._channel is None:
+            where, credentials, options = str(self.target.address), self.target.credentials, self.target.options
+            self._channel = (
+                grpc.aio.insecure_channel(where, options)
+                if credentials is None
+                else grpc.aio.secure_channel(where, credentials, options)
+            )
+        return self._channel
+
+    def patience(self, timeout: float | None) -> Patience:
+        """The time for one call."""
+        return Patience(self.timeout if timeout is None else seconds("timeout", timeout), self.retry_for)
+
+
+def given_up() -> Refused:
+    """What gRPC's CancelledError stands for, which it raises too where the service has cancelled a call.
+
+    Raises `CancelledError` again where it is the caller who was cancelled.
+    """
+    current = asyncio.current_task()
+    if current is None or current.cancelling():
+        raise asyncio.CancelledError
+    return lost("the call was cut off")
+
+
+async def _written(call: grpc.aio.StreamStreamCall[bytes, bytes], request: bytes) -> None:
+    """Send a request. Raises that the session is lost where the stream cannot take it."""
+    try:
+        await call.write(request)
+    except asyncio.InvalidStateError:  # the stream has ended, and reading says why
+        pass
+    except grpc.RpcError:  # an internal error of gRPC's core, whatever the reason
+        raise lost("the stream broke") from None
+
+
+class AsyncRemoteSession(AsyncSession[P]):
+    """A session of a service: a stream, and how to get another when it breaks."""
+
+    def __init__(self, client: AsyncRemoteClient, turns: Turns[P]) -> None:
+        self._client, self._turns = client, turns
+        self._call: grpc.aio.StreamStreamCall[bytes, bytes] | None = None
+        self._mine = asyncio.Lock()
+
+    @property
+    def spec(self) -> Spec[P]:
+        return self._turns.spec
+
+    @property
+    def restarts(self) -> int:
+        return self._turns.restarts
+
+    async def __aenter__(self) -> Self:
+        async with self._mine:
+            await self._persist(self._open)
+        return self
+
+    async def step(self, **changes: Any) -> P:
+        async with self._mine:
+            wanted = self._turns.changed(changes)
+            return await self._persist(lambda patience: self._turn(wanted, changes, patience))
+
+    async def close(self) -> None:
+        self._turns.closed = True
+        self._hang_up()
+
+    async def _persist(self, attempt: Callable[[Patience], Awaitable[R]]) -> R:
+        """Try something that takes a stream, with another stream where one breaks."""
+        patience = self._turns.patience(self._client.retry_for)
+        while True:
+            try:
+                return await attempt(patience)
+            except Refused as refusal:
+                error = refusal
+            finally:
+                if not self._turns.ready:
+                    self._hang_up()
+            self._turns.ensure_open()
+            await asyncio.sleep(patience.pause(error))
+
+    async def _turn(self, wanted: Spec[P], changes: dict[str, Any], patience: Patience) -> P:
+        await self._open(patience)
+        with self._turns.on_the_wire():
+            answer = await self._ask(self._turns.step(wanted, changes), patience)
+        return self._turns.answered(answer, wanted)
+
+    async def _open(self, patience: Patience) -> None:
+        if self._turns.ready:
+            return
+        with self._turns.on_the_wire():
+            method = self._client.channel().stream_stream(messages.SESSION)
+            self._call = method(metadata=self._client.target.call_metadata())
+            self._turns.opened(await self._ask(self._turns.opening(), patience))
+
+    async def _ask(self, request: bytes, patience: Patience) -> bytes:
+        call = self._call
+        if call is None:
+            raise lost("the session has no stream")
+        try:
+            async with asyncio.timeout(patience.left):
+                await _written(call, request)
+                answer = await call.read()
+        except TimeoutError:
+            raise patience.late() from None
+        except asyncio.CancelledError:
+            raise given_up() from None
+        if not isinstance(answer, bytes):
+            raise lost("the service ended the session")
+        return answer
+
+    def _hang_up(self) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
+
+
+class AsyncRemoteJob(AsyncJob[P]):
+    """A job of a service."""
+
+    def __init__(self, client: AsyncRemoteClient, status: JobStatus, read: PlanReader[P]) -> None:
+        self._client, self.status, self._read = client, status, read
+
+    async def refresh(self, *, timeout: float | None = None) -> JobStatus:
+        self.status = await self._client.run(messages.get(self.id), timeout)
+        return self.status
+
+    def watch(self, *, interval: float | None = None, timeout: float | None = None) -> AsyncIterator[JobStatus]:
+        patience = messages.watching(self.status, timeout, self._client.retry_for)
+        return self._watch(messages.watch(self.id, interval), patience)
+
+    async def result(self, timeout: float | None = None) -> P:
+        timeout = self._client.timeout if timeout is None else timeout
+        patience = messages.watching(self.status, timeout, self._client.retry_for)
+        if not self.status.ended:
+            async for _ in self._watch(messages.watch(self.id, None), patience):
+                pass
+        return await self._client.run(messages.result(self.id, self._read), patience)
+
+    async def cancel(self, *, timeout: float | None = None) -> JobStatus:
+        self.status = await self._client.run(messages.cancel(self.id), timeout)
+        return self.status
+
+    async def delete(self, *, timeout: float | None = None) -> None:
+        try:
+            await self._client.run(messages.delete(self.id), timeout)
+        except Refused as error:
+            if not messages.gone(error):  # a repeated attempt finds nothing
+                raise
+
+    async def _watch(self, operation: Operation[JobStatus], patience: Patience) -> AsyncIterator[JobStatus]:
+        seen: JobStatus | None = None
+        while seen is None or not seen.ended:
+            error: EquipoiseError = lost("the service ended the report before the job ended")
+            method = self._client.channel().unary_stream(operation.path)
+            call = method(operation.request, timeout=patience.left, metadata=self._client.target.call_metadata())
+            try:
+                async for data in call:
+                    patience.renew()
+                    self.status = operation.read(data)
+                    if self.status != seen:
+                        seen = self.status
+                        yield seen
+            except grpc.RpcError as failed:
+                error = from_call(failed)
+            except asyncio.CancelledError:
+                error = given_up()
+            finally:
+                call.cancel()
+            if seen is None or not seen.ended:
+                await asyncio.sleep(patience.pause(error))

@@ -1,0 +1,150 @@
+"""What a session says and hears, without any I/O: which requests a step takes, and what its answers mean.
+
+A stream that breaks takes the warm state with it. The session then opens anew with the spec as it stood, whole, and
+repeats the step; the certificate of the plan tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
+
+import grpc
+from google.rpc.code_pb2 import Code
+
+from ...server.protocol import equipoise_pb2 as pb
+from ...server.protocol.failures import Refused, from_call
+from ...solvers.control import Options
+from ...specs.errors import EquipoiseError, InfeasibleError, ServiceError
+from ...specs.spec import Plan, Spec
+from ..asked import limit, seconds
+from . import messages
+from .patience import Patience
+
+P = TypeVar("P", bound=Plan)
+
+STALE = "STALE_SESSION"
+"""The reason that the service gives where it no longer has a session."""
+MARGIN = 0.05
+"""Seconds of a step's timeout that are kept for the way there and back, at most a tenth of it."""
+
+
+def lost(why: str) -> Refused:
+    """A session that the service has no more; another may do."""
+    return Refused(Code.UNAVAILABLE, STALE, why)
+
+
+class Turns(Generic[P]):
+    """The state of a session, for one thread or task at a time.
+
+    spec: the task as both sides know it. ready: whether a stream is open on which the service knows it.
+    restarts: how often the warm state was lost.
+    """
+
+    def __init__(self, spec: Spec[P], options: Options, timeout: float | None, default: float) -> None:
+        self.spec = spec
+        self.restarts = 0
+        self.ready = False
+        self.closed = False
+        self._timeout = limit(timeout, options, default)
+        self._options = options if timeout is None else _limited(options, seconds("timeout", timeout))
+        self._read = messages.plan_reader(spec)
+        self._revision = 0
+        self._notes: list[str] = []
+        self._begun = False
+
+    def patience(self, retry_for: float) -> Patience:
+        """The time for a step: one that was under way waits for the service until its timeout."""
+        late = "no answer to this step within {timeout:g} s"
+        return Patience(self._timeout, late=late) if self._begun else Patience(self._timeout, retry_for, late)
+
+    def changed(self, changes: dict[str, Any]) -> Spec[P]:
+        """The spec with some fields changed, checked here. Raises `SpecError`."""
+        self.ensure_open()
+        return self.spec.replace(**changes) if changes else self.spec
+
+    def ensure_open(self) -> None:
+        """Raises `EquipoiseError` once the session is closed."""
+        if self.closed:
+            raise EquipoiseError("the session is closed")
+
+    def opening(self) -> bytes:
+        """The request that opens a stream."""
+        self._revision = 0
+        return messages.session_open(self.spec, self._options)
+
+    def opened(self, data: bytes) -> None:
+        """Hear the answer to that. Raises what the service refuses with."""
+        response = messages.session_response(data)
+        if response.HasField("failure"):
+            raise self._failure(response)
+        if not response.HasField("opened"):
+            raise ServiceError("the service did not say whether the session is open")
+        self.ready = self._begun = True
+
+    def step(self, wanted: Spec[P], changes: dict[str, Any]) -> bytes:
+        """The request for a step. What goes out is what the checked spec holds: files read, tensors as arrays."""
+        fields = wanted.fields() if changes else {}
+        return messages.session_step({name: fields.get(name) for name in changes}, self._revision)
+
+    def answered(self, data: bytes, wanted: Spec[P]) -> P:
+        """Hear the answer to a step: the plan. Raises why there is none; the spec then stays as it was."""
+        with self.on_the_wire():
+            response = messages.session_response(data)
+        if response.HasField("failure"):
+            error = self._failure(response)
+            if isinstance(error, Refused) and error.reason == STALE:
+                self._broken(error)
+            raise error
+        with self.on_the_wire():
+            plan = messages.outcome(response, self._read)
+            if response.revision != self._revision + 1:
+                raise lost(f"the service is at step {response.revision}, this client at {self._revision + 1}")
+        self._revision += 1
+        self.spec = wanted
+        return self._noted(plan)
+
+    @contextmanager
+    def on_the_wire(self) -> Iterator[None]:
+        """What fails in here takes the stream along, unless it is that there is no plan."""
+        try:
+            yield
+        except InfeasibleError:
+            raise
+        except grpc.RpcError as failed:
+            error = _stale(from_call(failed))
+            self._broken(error)
+            raise error from None
+        except BaseException as error:
+            self._broken(error)
+            raise
+
+    def _broken(self, error: BaseException) -> None:
+        if self.ready:
+            self.restarts += 1
+            why = str(error) or f"the step was given up ({type(error).__name__})"
+            self._notes.append(f"the session's warm state was lost and built up again: {why}")
+        self.ready = False
+
+    def _noted(self, plan: P) -> P:
+        """The plan, with what became of the session since the one before it."""
+        if not self._notes:
+            return plan
+        certificate = plan.certificate
+        notes, self._notes = self._notes, []
+        return plan.with_certificate(certificate.model_copy(update={"notes": (*certificate.notes, *notes)}))
+
+    def _failure(self, response: pb.SessionResponse) -> EquipoiseError:
+        return _stale(messages.failure(response.failure))
+
+
+def _stale(error: EquipoiseError) -> EquipoiseError:
+    return lost(str(error)) if isinstance(error, Refused) and error.reason == STALE else error
+
+
+def _limited(options: Options, timeout: float) -> Options:
+    """Options under which a step ends within its timeout, with the best plan so far: a stream has no deadline."""
+    most = max(timeout - MARGIN, 0.9 * timeout)
+    return replace(options, time_limit=most if options.time_limit is None else min(options.time_limit, most))

@@ -1,0 +1,69 @@
+"""Whether to take a request on: early and by its expected wait, since a queue without bound makes everyone late.
+
+The wait is the work that was taken on and is not done, over the threads that do it. How long a request takes is
+known from those of its like before it: the same call, of about the same size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from google.rpc.code_pb2 import Code
+
+from .protocol.failures import Refused
+
+LEARNING = 0.1
+"""Weight of the latest request in the running mean of its like."""
+MOST_TAKEN = 1024
+"""Requests taken on at one time, whatever is expected of them."""
+LEAST_DELAY = 0.01
+"""Seconds that a refused caller is asked to wait, at least."""
+
+
+class Admission:
+    """What a pool of threads has taken on. Belongs to the event loop.
+
+    patience: seconds that a request may expect to wait; one that takes longer itself may wait as long as it takes.
+    most: requests taken on at one time, whatever is expected of them.
+    """
+
+    def __init__(self, threads: int, patience: float, most: int = MOST_TAKEN) -> None:
+        self._threads, self._patience, self._most = threads, patience, most
+        self._means: dict[tuple[str, int], float] = {}
+        self._backlog = 0.0
+        self.taken = 0
+
+    @property
+    def wait(self) -> float:
+        """Seconds that the next request should expect to wait."""
+        return self._backlog / self._threads
+
+    def expected(self, call: str, size: int) -> float:
+        """Seconds that a call of a size in bytes should take, 0 where nothing is known of its like."""
+        return self._means.get((call, size.bit_length()), 0.0)
+
+    @contextmanager
+    def taking(self, call: str, size: int) -> Iterator[Work]:
+        """Take a request on while the context lasts. Raises `Refused` where it would wait too long."""
+        expected = self.expected(call, size)
+        if self.taken >= self._most or self.wait > max(self._patience, expected):
+            delay = max(self.wait, LEAST_DELAY)
+            raise Refused(Code.RESOURCE_EXHAUSTED, "OVERLOADED", "the server has more to do than it can do soon", delay)
+        work = Work()
+        self.taken += 1
+        self._backlog += expected
+        try:
+            yield work
+        finally:
+            self.taken -= 1
+            self._backlog = self._backlog - expected if self.taken else 0.0  # no rounding is carried along
+            if work.seconds is not None:
+                known = self._means.get((call, size.bit_length()), work.seconds)
+                self._means[call, size.bit_length()] = known + LEARNING * (work.seconds - known)
+
+
+class Work:
+    """A request that was taken on; `seconds` is how long a thread worked on it, once it has."""
+
+    seconds: float | None = None

@@ -1,0 +1,81 @@
+"""The service `equipoise.v1.Balancer`: answers while the caller waits."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from importlib.resources import files
+
+import grpc
+
+from ..solvers.check import check
+from ..specs.schema import json_schema
+from ..specs.spec import kind, kinds
+from .calls import Gate
+from .engine import Call, Engine, parsed
+from .protocol import equipoise_pb2 as pb
+from .protocol import wire
+from .sessions import Sessions
+
+NAME = "equipoise.v1.Balancer"
+
+
+class Balancer:
+    """Handlers of the service."""
+
+    def __init__(self, engine: Engine, sessions: Sessions) -> None:
+        self._engine, self._sessions = engine, sessions
+
+    def handlers(self, gate: Gate) -> grpc.GenericRpcHandler:
+        """What a gRPC server calls for this service."""
+        methods = {
+            "Solve": gate.unary(f"{NAME}/Solve", self._engine.solve),
+            "Session": gate.conversation(f"{NAME}/Session", self._sessions.converse),
+            "Check": gate.unary(f"{NAME}/Check", self._check),
+            "ListKinds": gate.unary(f"{NAME}/ListKinds", self._list_kinds),
+            "DescribeKind": gate.unary(f"{NAME}/DescribeKind", self._describe_kind),
+        }
+        return grpc.method_handlers_generic_handler(NAME, methods)
+
+    async def _check(self, call: Call, raw: bytes) -> bytes:
+        with self._engine.admission.taking("Check", len(raw)) as work:
+            return await self._engine.in_thread(work, partial(self._checked, call, raw))
+
+    def _checked(self, call: Call, raw: bytes) -> bytes:
+        message = parsed(pb.CheckRequest, raw)
+        limits = self._engine.limits(call)
+        spec = wire.read_task(message.spec, limits)
+        call.kind = spec.kind
+        result = check(spec, wire.read_plan(message.plan, limits))
+        return pb.CheckResponse(
+            problems=result.problems,
+            objective=result.objective,
+            bound=result.bound,
+            gap=result.gap,
+            violation=result.violation,
+            trusted=result.trusted,
+        ).SerializeToString()
+
+    async def _list_kinds(self, call: Call, raw: bytes) -> bytes:
+        parsed(pb.ListKindsRequest, raw)
+        return _listed()
+
+    async def _describe_kind(self, call: Call, raw: bytes) -> bytes:
+        name = parsed(pb.DescribeKindRequest, raw).kind
+        kind(name)  # raises for a name that is none
+        return _described(name)
+
+
+@cache
+def _listed() -> bytes:
+    summaries = {name: (spec.__doc__ or "").partition("\n")[0] for name, spec in kinds().items()}
+    entries = [pb.ListKindsResponse.Kind(name=name, summary=summary) for name, summary in summaries.items()]
+    return pb.ListKindsResponse(kinds=entries).SerializeToString()
+
+
+@cache
+def _described(name: str) -> bytes:
+    import json
+
+    example = files("equipoise.specs") / "examples" / "minimal" / f"{name}.yaml"
+    schema = json.dumps(json_schema(name), allow_nan=False)
+    return pb.DescribeKindResponse(spec_schema=schema, example=example.read_text("utf-8")).SerializeToString()

@@ -1,0 +1,264 @@
+"""One worker process as the server sees it: started, asked, hurried, and killed where it does not listen.
+
+All of it runs on the event loop and none of it blocks: frames go over a socket pair in pieces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Self
+
+from google.protobuf.message import DecodeError
+from google.rpc.code_pb2 import Code
+from google.rpc.status_pb2 import Status
+
+from ..solvers.control import Progress
+from ..specs.errors import EquipoiseError, SolveTimeout
+from .protocol import equipoise_pb2 as pb
+from .protocol.failures import Refused, from_status
+from .protocol.wire import Limits
+from .worker import GRACE, NO_MEMORY, Setup
+from .worker_frames import Frame, Junk, Kind, receive_soon, send_soon
+
+COMMAND = (sys.executable, "-P", "-m", f"{__package__}.worker")
+"""What runs in a worker; its one argument is the `Setup`."""
+STARTUP = 300.0
+"""Seconds that a worker has to get ready: the first one on a machine compiles."""
+READING = 60.0
+"""Seconds that a worker has to read and validate a request."""
+_DEATH = 1.0
+"""Seconds that a process has to end after its socket did."""
+
+Report = Callable[[Progress], None]
+
+
+class WorkerLost(Refused):
+    """The process died in which a task was being solved, and the task with it.
+
+    memory: it needed more than there was, as it would again.
+    """
+
+    def __init__(self, message: str, memory: bool = False) -> None:
+        super().__init__(Code.INTERNAL, "WORKER_OUT_OF_MEMORY" if memory else "WORKER_LOST", message)
+        self.memory = memory
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What all workers have in common. memory: bytes that each may take."""
+
+    memory: int | None = None
+    limits: Limits = field(default_factory=Limits)
+
+
+class WorkerProcess:
+    """A worker, ready. It solves one task at a time."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, connection: socket.socket, settings: WorkerSettings
+    ) -> None:
+        self.fit = True
+        """Whether it may be given another task."""
+        self.solves = 0
+        """Tasks that it was given."""
+        self.started = False
+        """Whether it has read the request of the task in hand."""
+        self.dead = asyncio.ensure_future(process.wait())
+        """Done once the process is."""
+        self._process = process
+        self._connection = connection
+        self._settings = settings
+        self._sending = asyncio.Lock()
+        self._stopping: asyncio.Task[None] | None = None
+        self._clock: asyncio.Timeout | None = None
+        self._latest: float | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def hurried(self) -> bool:
+        """Whether the task in hand was told to stop."""
+        return self._stopping is not None
+
+    @classmethod
+    async def start(cls, settings: WorkerSettings) -> Self:
+        """A new worker, warm. Raises `WorkerLost` where it does not get ready."""
+        try:
+            ours, process = await _spawned(settings)
+        except OSError as error:  # no more processes, descriptors or memory to be had
+            raise WorkerLost(f"no worker process can be started: {error}") from None
+        worker = cls(process, ours, settings)
+        try:
+            await worker._ready()
+        except BaseException:
+            await worker.end()
+            raise
+        return worker
+
+    async def _ready(self) -> None:
+        try:
+            async with asyncio.timeout(STARTUP):
+                frame = await receive_soon(self._connection)
+        except TimeoutError:
+            raise WorkerLost(f"a worker was not ready within {STARTUP:g} s") from None
+        except OSError as error:
+            raise await self._lost(error) from None
+        if frame.kind == Kind.FAILED:
+            raise WorkerLost(str(from_status(Status.FromString(frame.body))))
+        if frame.kind != Kind.READY:
+            raise WorkerLost(f"a worker began with {frame.kind.name}")
+
+    # -- a task ------------------------------------------------------------------------------------------------------
+
+    def prepare(self, deadline: float | None) -> None:
+        """Take the next task on, whose caller waits until then by the loop's clock; from now on it can be hurried."""
+        self.solves += 1
+        self.started, self._stopping = False, None
+        self._latest = None if deadline is None else deadline + GRACE
+
+    async def solve(self, request: bytes, deadline: float | None, report: Report | None) -> bytes:
+        """The answer, a `SolveResponse`. Raises the error of the solve, `SolveTimeout` or `WorkerLost`."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout_at(self._latest) as self._clock:
+                async with self._sending:
+                    within = float("inf") if deadline is None else deadline - loop.time()
+                    await send_soon(self._connection, Frame(Kind.SOLVE, self.solves, within, body=request))
+                return await self._answer(report)
+        except TimeoutError:
+            self.kill()
+            raise SolveTimeout(
+                "no plan in time, and the solver did not stop when it was told to: it was ended"
+            ) from None
+        except (OSError, DecodeError) as error:
+            raise await self._lost(error) from None
+        except EquipoiseError:
+            raise
+        except Exception:  # of `report`: the solve goes on, and nobody listens
+            self.kill()
+            raise
+        finally:
+            self._clock = None
+
+    async def _answer(self, report: Report | None) -> bytes:
+        overdue = asyncio.get_running_loop().time() + READING
+        while True:
+            async with asyncio.timeout_at(None if self.started else overdue):
+                frame = await receive_soon(self._connection)
+            if frame.solve != self.solves:
+                raise Junk(f"{frame.kind.name} of solve {frame.solve}, not {self.solves}")
+            self.fit = self.fit and not frame.last
+            match frame.kind:
+                case Kind.STARTED:
+                    self.started = True
+                    self._no_later(frame.seconds)
+                case Kind.PROGRESS:
+                    progress = _progress(frame.body)
+                    if report is not None:
+                        report(progress)
+                case Kind.ANSWER:
+                    return frame.body
+                case Kind.FAILED:
+                    raise from_status(Status.FromString(frame.body))
+                case other:
+                    raise Junk(f"a worker does not send {other.name}")
+
+    def hurry(self, seconds: float) -> None:
+        """Tell the task in hand to stop with the best plan so far; kill the worker after so many seconds."""
+        if self._stopping is None:
+            self._stopping = asyncio.ensure_future(self._stop(self.solves))
+        self._no_later(seconds)
+
+    async def _stop(self, solve: int) -> None:
+        with suppress(OSError):
+            async with self._sending:
+                await send_soon(self._connection, Frame(Kind.STOP, solve))
+
+    def _no_later(self, seconds: float) -> None:
+        when = asyncio.get_running_loop().time() + seconds
+        self._latest = when if self._latest is None else min(when, self._latest)
+        if self._clock is not None and not self._clock.expired():
+            self._clock.reschedule(self._latest)
+
+    # -- its end -----------------------------------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """End it now, whatever it does, with the solver programs that it started."""
+        self.fit = False
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    async def end(self) -> None:
+        """Kill it, wait until it is gone, and give everything back. It is waited for even if this is cancelled."""
+        self.kill()
+        self._connection.close()
+        if self._stopping is not None:
+            self._stopping.cancel()
+        cancelled: asyncio.CancelledError | None = None
+        while not self.dead.done():
+            try:
+                await asyncio.wait([self.dead])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+
+    async def _lost(self, error: Exception) -> WorkerLost:
+        """What became of the process whose socket ended, or brought junk."""
+        self.fit = False
+        if isinstance(error, (Junk, DecodeError)):
+            return WorkerLost(f"a worker process sent what no worker sends: {error}")
+        done, _ = await asyncio.wait([self.dead], timeout=_DEATH)
+        code = self.dead.result() if done else None
+        if code is None:
+            return WorkerLost(f"a worker process hung up: {error}")
+        if code == NO_MEMORY:
+            return WorkerLost(f"the task needs more memory than {self._allowed()}", memory=True)
+        if code >= 0:
+            return WorkerLost(f"a worker process ended with exit code {code}; the server's log says why")
+        name = signal.Signals(-code).name
+        if -code == signal.SIGKILL:
+            return WorkerLost(f"a worker process was killed ({name}): by hand, or for want of memory on the machine")
+        hint = f"; native code that needs more memory than {self._allowed()} ends so" if self._settings.memory else ""
+        return WorkerLost(f"a worker process died ({name}){hint}")
+
+    def _allowed(self) -> str:
+        memory = self._settings.memory
+        return "there is" if memory is None else f"the {memory:,} bytes that a worker may take"
+
+
+async def _spawned(settings: WorkerSettings) -> tuple[socket.socket, asyncio.subprocess.Process]:
+    """A new process and this end of its socket. Raises `OSError`."""
+    ours, theirs = socket.socketpair()
+    setup = Setup(theirs.fileno(), os.getpid(), settings.memory, settings.limits)
+    with theirs:
+        try:
+            ours.setblocking(False)
+            process = await asyncio.create_subprocess_exec(
+                *COMMAND,
+                setup.argument(),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=2,  # what a library prints is for the log
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # a group of its own, so that its solver programs die with it
+            )
+        except BaseException:
+            ours.close()
+            raise
+    return ours, process
+
+
+def _progress(body: bytes) -> Progress:
+    message = pb.Progress.FromString(body)
+    known = {name: getattr(message, name) for name in ("objective", "bound") if message.HasField(name)}
+    return Progress(message.seconds, stage=message.stage, **known)

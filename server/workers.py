@@ -1,0 +1,316 @@
+"""Solves that need a search run in processes of their own: a crash, or memory that runs out, costs one of them.
+
+A fixed number of workers, each kept by a task that starts it again when it is gone. Who asks waits in one line, in
+order of priority, for the next worker that is free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from bisect import insort
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+from google.rpc.code_pb2 import Code
+
+from ..specs.errors import SolveTimeout
+from .protocol.failures import Refused
+from .protocol.wire import Limits
+from .worker import GRACE
+from .worker_process import Report, WorkerLost, WorkerProcess, WorkerSettings
+
+FREED = 0.15
+"""Seconds that a worker has to stop when its caller is gone."""
+BACKOFF = 0.1, 30.0
+"""Seconds between the starts of a worker that does not live: at first, and at most; twice as long each time."""
+STEADY = 10.0
+"""Seconds that a worker lives, or else it counts as one that does not."""
+_log = structlog.get_logger()
+
+__all__ = ["WorkerLost", "Workers"]
+
+
+@dataclass(order=True)
+class _Task:
+    """A request that waits for a worker or is with one; sorts by who comes first."""
+
+    priority: int
+    number: int
+    request: bytes = field(compare=False)
+    deadline: float | None = field(compare=False)
+    report: Report | None = field(compare=False)
+    answer: asyncio.Future[bytes] = field(compare=False)
+    worker: WorkerProcess | None = field(compare=False, default=None)
+    again: bool = field(compare=False, default=False)
+
+    def fail(self, error: Exception) -> None:
+        """Answer with an error, if anybody still waits for one."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+@dataclass(frozen=True)
+class _Idle:
+    """A worker with nothing to do, and where to put what comes."""
+
+    worker: WorkerProcess
+    task: asyncio.Future[_Task]
+
+
+class Workers:
+    """Worker processes, kept running. Belongs to the event loop whose thread starts it: they die with that thread.
+
+    count: processes. memory: bytes of data that each may take. recycle_after: solves after which one is replaced.
+    most_waiting: requests that may wait for a worker. limits: what a document in a request may hold.
+    on_lost: told of each worker that died and should not have; the log is, if there is none.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        memory: int | None = None,
+        recycle_after: int = 1000,
+        most_waiting: int = 1000,
+        limits: Limits | None = None,
+        on_lost: Callable[[str], None] | None = None,
+    ) -> None:
+        self.lost = 0
+        """Workers that died and should not have."""
+        self._count = count
+        self._recycle_after = recycle_after
+        self._most_waiting = most_waiting
+        self._on_lost = on_lost or (lambda reason: _log.warning("worker_lost", reason=reason))
+        self._settings = WorkerSettings(memory, limits or Limits())
+        self._keepers: list[asyncio.Task[None]] = []
+        self._alive = set[WorkerProcess]()
+        self._idle = deque[_Idle]()
+        self._line: list[_Task] = []
+        self._busy: dict[int, _Task] = {}
+        self._numbers = itertools.count()
+        self._closing = False
+        self._failure: Exception | None = None  # why the last start failed, until one succeeds
+
+    @property
+    def running(self) -> int:
+        """Requests that are with a worker."""
+        return len(self._busy)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a worker."""
+        return len(self._line)
+
+    def pids(self) -> list[int]:
+        """The processes that are there and ready, at work or not."""
+        return sorted(worker.pid for worker in self._alive)
+
+    async def start(self) -> None:
+        """Start all workers and wait until they are warm. Raises `WorkerLost` where one does not get ready."""
+        try:
+            ready = [await self._joined()]  # alone: it compiles what is not on disk yet
+            others = await asyncio.gather(*(self._joined() for _ in range(1, self._count)), return_exceptions=True)
+            for worker in others:
+                if isinstance(worker, BaseException):
+                    raise worker
+                ready.append(worker)
+        except BaseException:
+            await asyncio.gather(*(worker.end() for worker in self._alive))
+            self._alive.clear()
+            raise
+        self._keepers = [asyncio.create_task(self._keep(worker)) for worker in ready]
+
+    async def _joined(self) -> WorkerProcess:
+        worker = await WorkerProcess.start(self._settings)
+        self._alive.add(worker)
+        return worker
+
+    async def stop(self, grace: float) -> None:
+        """Take nothing more, let what runs finish for so many seconds, and end all workers."""
+        self._closing = True
+        for task in self._line:
+            task.fail(_closed())
+        self._line.clear()
+        while self._idle:
+            self._idle.popleft().task.cancel()
+        if busy := [task.answer for task in self._busy.values()]:
+            await asyncio.wait(busy, timeout=grace)
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        for task in self._busy.values():
+            task.fail(_closed())
+        self._busy.clear()
+
+    async def solve(
+        self,
+        request: bytes,
+        *,
+        within: float | None = None,
+        priority: int = 0,
+        progress: Report | None = None,
+        stop: asyncio.Event | None = None,
+    ) -> bytes:
+        """The serialised SolveResponse to a serialised SolveRequest.
+
+        within: seconds that the caller waits, in the line too. priority: the lower, the sooner it gets a worker; first
+        come, first served within one. progress: called about 20 times a second. stop: once set, the best plan so far
+        is the answer.
+
+        Raises what the solve raised; `SolveTimeout` where there was no plan in time; `WorkerLost` where the process
+        died; `Refused` where the line is full or no worker can be started. Cancelling it frees the worker.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = None if within is None else loop.time() + within
+        task = _Task(priority, next(self._numbers), request, deadline, progress, loop.create_future())
+        self._take_on(task)
+        timer = (
+            None if deadline is None else loop.call_at(deadline, self._leave_line, task, "no worker was free in time")
+        )
+        stopping = None if stop is None else asyncio.ensure_future(stop.wait())
+        if stopping is not None:
+            stopping.add_done_callback(lambda done: None if done.cancelled() else self._interrupt(task))
+        try:
+            return await task.answer
+        except asyncio.CancelledError:
+            if task.worker is not None:
+                task.worker.hurry(FREED)
+            self._leave_line(task, "the caller has left")
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if stopping is not None:
+                stopping.cancel()
+
+    # -- the line ----------------------------------------------------------------------------------------------------
+
+    def _take_on(self, task: _Task) -> None:
+        if self._closing or not self._keepers:
+            raise _closed()
+        if self._failure is not None and not self._alive:
+            raise _none(self._failure)
+        if len(self._line) >= self._most_waiting:
+            text = f"{len(self._line):,} requests wait for a worker already"
+            raise Refused(Code.RESOURCE_EXHAUSTED, "OVERLOADED", text, 1.0)
+        self._line_up(task)
+
+    def _line_up(self, task: _Task) -> None:
+        if self._idle:
+            idle = self._idle.popleft()
+            self._hand_over(task, idle.worker)
+            idle.task.set_result(task)
+        else:
+            insort(self._line, task)
+
+    def _hand_over(self, task: _Task, worker: WorkerProcess) -> None:
+        task.worker = worker
+        worker.prepare(task.deadline)
+        self._busy[task.number] = task
+
+    def _leave_line(self, task: _Task, why: str) -> None:
+        if task in self._line:
+            self._line.remove(task)
+            task.fail(SolveTimeout(f"no plan: {why}"))
+
+    def _interrupt(self, task: _Task) -> None:
+        if task.worker is not None:
+            task.worker.hurry(GRACE)
+        self._leave_line(task, "interrupted before a worker was free")
+
+    # -- one worker and those after it -------------------------------------------------------------------------------
+
+    async def _keep(self, worker: WorkerProcess | None) -> None:
+        """Keep one worker at work, and start another when it is gone."""
+        failures = 0
+        while not self._closing:
+            if failures:
+                await asyncio.sleep(pause(failures) * random.uniform(0.5, 1.0))
+            if worker is None and (worker := await self._started()) is None:
+                failures += 1
+                continue
+            since = asyncio.get_running_loop().time()
+            try:
+                await self._employ(worker)
+            finally:
+                self._alive.discard(worker)
+                await worker.end()
+            lived = worker.solves or asyncio.get_running_loop().time() - since > STEADY
+            worker, failures = None, 0 if lived else failures + 1
+
+    async def _started(self) -> WorkerProcess | None:
+        try:
+            worker = await self._joined()
+        except Exception as error:  # whatever it is, it is tried again
+            _log.error("no_worker", reason=str(error), exc_info=not isinstance(error, WorkerLost))
+            self._failure = error
+            if not self._alive:
+                for task in self._line:
+                    task.fail(_none(error))
+                self._line.clear()
+            return None
+        self._failure = None
+        return worker
+
+    async def _employ(self, worker: WorkerProcess) -> None:
+        """Give one worker task after task while it is fit."""
+        while not self._closing and worker.fit and worker.solves < self._recycle_after:
+            if (task := await self._next(worker)) is not None:
+                await self._serve(task, worker)
+
+    async def _next(self, worker: WorkerProcess) -> _Task | None:
+        """The next task in the line, as soon as there is one; None if the worker dies before or the server stops."""
+        if self._line:
+            task = self._line.pop(0)
+            self._hand_over(task, worker)
+            return task
+        idle = _Idle(worker, asyncio.get_running_loop().create_future())
+        self._idle.append(idle)
+        await asyncio.wait([idle.task, worker.dead], return_when=asyncio.FIRST_COMPLETED)
+        if idle.task.done():
+            return None if idle.task.cancelled() else idle.task.result()
+        self._idle.remove(idle)
+        self._note_loss(worker, "it died with nothing to do")
+        worker.fit = False
+        return None
+
+    async def _serve(self, task: _Task, worker: WorkerProcess) -> None:
+        error: Exception | None = None
+        answer = b""
+        try:
+            answer = await worker.solve(task.request, task.deadline, task.report)
+        except Exception as raised:
+            error = raised
+        del self._busy[task.number]
+        task.worker = None
+        if isinstance(error, WorkerLost):
+            self._note_loss(worker, str(error))
+            unread = not (worker.started or worker.hurried or error.memory)
+            if unread and not (task.again or task.answer.done() or self._closing):
+                task.again = True  # the worker was dead or dying before it had the task
+                self._line_up(task)
+                return
+        if error is not None:
+            task.fail(error)
+        elif not task.answer.done():
+            task.answer.set_result(answer)
+
+    def _note_loss(self, worker: WorkerProcess, how: str) -> None:
+        self.lost += 1
+        self._on_lost(f"{how} (process {worker.pid})")
+
+
+def pause(failures: int) -> float:
+    """Seconds before a worker is started again after so many failures."""
+    return min(BACKOFF[0] * 2.0 ** min(failures - 1, 20), BACKOFF[1])
+
+
+def _closed() -> Refused:
+    return Refused(Code.UNAVAILABLE, "SHUTTING_DOWN", "the server takes no more solves: it is shutting down", 1.0)
+
+
+def _none(failure: Exception) -> Refused:
+    return Refused(Code.UNAVAILABLE, "NO_WORKERS", f"there is no worker: {failure}", BACKOFF[1])

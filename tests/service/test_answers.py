@@ -1,0 +1,142 @@
+"""The cache of answers, and requests that share one solve."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+import equipoise as eq
+from equipoise.server.answers import Answer, Cache, Caller, Flights, content_key
+from equipoise.solvers.control import Options
+
+ANSWER = Answer(b"answer")
+
+
+def spec(total: int = 24) -> eq.RolloutBudgets:
+    return eq.RolloutBudgets(prompts={"successes": [0, 3], "trials": [8, 8]}, total=total)
+
+
+def test_a_key_stands_for_all_that_determines_an_answer() -> None:
+    key = content_key("a", spec(), Options())
+    assert key == content_key("a", spec(), Options(time_limit=3.0)), "a time limit determines no whole answer"
+    others = [
+        content_key("b", spec(), Options()),
+        content_key("a", spec(26), Options()),
+        *(
+            content_key("a", spec(), options)
+            for options in (
+                Options("exact"),
+                Options(backend="highs"),
+                Options(gap=0.1),
+                Options(seed=1),
+                Options(threads=2),
+            )
+        ),
+    ]
+    assert len({key, *others}) == len(others) + 1
+
+
+def test_the_cache_keeps_the_latest_that_fit() -> None:
+    cache = Cache(100)
+    for name in "abc":
+        cache.put("t", name, bytes(40))
+    assert cache.get("t", "a") is None
+    assert cache.get("t", "b") is not None
+    cache.put("t", "d", bytes(40))  # c is now the one that was used the longest ago
+    assert [cache.get("t", name) is not None for name in "bcd"] == [True, False, True]
+
+
+def test_the_cache_counts_an_answer_that_is_replaced_once() -> None:
+    cache = Cache(100)
+    for size in (60, 90, 10, 60):
+        cache.put("t", "a", bytes(size))
+    cache.put("t", "b", bytes(40))
+    assert cache.get("t", "a") is not None and cache.get("t", "b") is not None
+
+
+def test_an_answer_that_does_not_fit_pushes_nothing_out() -> None:
+    cache = Cache(100)
+    cache.put("t", "a", bytes(40))
+    cache.put("t", "b", bytes(101))
+    assert cache.get("t", "a") is not None and cache.get("t", "b") is None
+
+
+def test_tenants_share_nothing() -> None:
+    cache = Cache(100)
+    cache.put("t", "a", bytes(90))
+    cache.put("u", "b", bytes(90))
+    assert cache.get("u", "a") is None
+    assert cache.get("t", "a") is not None
+
+
+def test_a_second_caller_joins_the_first() -> None:
+    flights, one, two = Flights(), Caller(), Caller()
+    flight, first = flights.join("key", one)
+    assert first
+    assert flights.join("key", two) == (flight, False)
+    waiting = [flights.landing(flight), flights.landing(flight)]
+    flights.land(flight, ANSWER)
+    assert [future.result(0) for future in waiting] == [ANSWER, ANSWER]
+    assert flights.landing(flight).result(0) == ANSWER
+    assert flights.join("key", Caller())[1], "what has landed is no longer under way"
+
+
+def test_a_caller_with_less_time_than_the_first_flies_alone() -> None:
+    flights = Flights()
+    flight, _ = flights.join("key", Caller(deadline=10.0))
+    hasty, first = flights.join("key", Caller(deadline=9.0))
+    assert first and hasty is not flight
+    assert flights.join("key", Caller(deadline=11.0))[0] is flight
+    assert flights.join("key", Caller())[0] is flight
+    flights.land(hasty, ANSWER)
+    assert flights.join("key", Caller())[0] is flight, "the other is under way still"
+
+
+def test_a_flight_is_abandoned_when_the_last_caller_leaves() -> None:
+    flights, one, two = Flights(), Caller(), Caller()
+    flight, _ = flights.join("key", one)
+    flights.join("key", two)
+    flights.leave(one)
+    assert not flight.abandoned
+    flights.leave(two)
+    assert flight.abandoned
+    assert flights.join("key", Caller())[1], "nobody joins what is abandoned"
+
+
+def test_a_caller_who_left_before_he_joined_holds_nothing_up() -> None:
+    flights, caller = Flights(), Caller()
+    flights.leave(caller)
+    flight, first = flights.join("key", caller)
+    assert first and flight.abandoned
+
+
+def test_one_who_cancels_his_wait_takes_nothing_from_others() -> None:
+    flights, one, two = Flights(), Caller(), Caller()
+    flight, _ = flights.join("key", one)
+    flights.join("key", two)
+    mine, other = flights.landing(flight), flights.landing(flight)
+    assert mine.cancel()
+    flights.land(flight, ANSWER)
+    assert other.result(0) == ANSWER
+
+
+def test_a_failure_is_told_to_all() -> None:
+    flights = Flights()
+    flight, _ = flights.join("key", Caller())
+    waiting = flights.landing(flight)
+    flights.land(flight, eq.BackendError("broken"))
+    with pytest.raises(eq.BackendError, match="broken"):
+        waiting.result(0)
+
+
+def test_a_search_without_callers_is_cancelled() -> None:
+    async def main() -> bool:
+        flights, caller = Flights(), Caller()
+        flight, _ = flights.join("key", caller)
+        flight.search = asyncio.create_task(asyncio.sleep(60))
+        flights.leave(caller)
+        await asyncio.wait([flight.search], timeout=5)
+        return flight.search.cancelled()
+
+    assert asyncio.run(main())
