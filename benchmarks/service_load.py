@@ -309,8 +309,8 @@ def main() -> None:
             console.print(
                 f"capacity {capacity:.0f}/s; unloaded p99 {1e3 * alone:.1f} ms\n"
                 f"ten times that for {asked.overload:g} s: {len(found.accepted):,} accepted, "
-                f"p99 {1e3 * accepted:.1f} ms ({accepted / alone:.2f} × unloaded); {len(found.refused):,} refused, p99 {1e3 * refused:.1f} ms; "
-                f"{found.failed} failed\n"
+                f"p99 {1e3 * accepted:.1f} ms ({accepted / alone:.2f} × unloaded); "
+                f"{len(found.refused):,} refused, p99 {1e3 * refused:.1f} ms; {found.failed} failed\n"
                 f"memory {found.memory[0]:.0f} MiB at first, {max(found.memory):.0f} MiB at most; "
                 f"{after:.0f} solves in the second after"
             )
