@@ -1,8 +1,9 @@
 """From the bytes of a request to the bytes of its answer.
 
 A thread parses, validates and tries the kind's own algorithm, which releases the interpreter lock; what takes a
-search goes to a worker process, whose death costs nobody else. Neither happens on the event loop. Identical requests
-that are under way share one solve, and repeated ones get the stored answer.
+search goes to a worker process, whose death costs nobody else. The event loop itself does what is sure to take well
+under a millisecond by its size: handing it over would take longer, for everyone. Identical requests that are under
+way share one solve, and repeated ones get the stored answer.
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from google.rpc.code_pb2 import Code
 
+from ..solvers.algorithms import load
 from ..solvers.backends.pyomo import KNOWN_SOLVERS
 from ..solvers.control import Options
 from ..solvers.solve import SearchNeeded, Solver
 from ..specs.certificate import Certificate
 from ..specs.errors import SolveTimeout, SpecError, UnsupportedError
+from ..specs.spec import Spec, kinds
 from .admission import Admission, Work
 from .answers import Answer, Cache, Caller, Flight, Flights, content_key
 from .protocol import equipoise_pb2 as pb
@@ -36,6 +38,8 @@ from .workers import Workers
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
+SMALL = 2**14
+"""Bytes of a request up to which it is parsed where it arrives: that takes less than handing it to a thread."""
 LARGEST_IN_A_THREAD = 2**25
 """Bytes of a request beyond which it goes to a worker process, whose memory has a limit of its own."""
 MARGIN = 0.05
@@ -69,6 +73,7 @@ class _Asked:
     """A request that was read, and the solve that will answer it, which may be another caller's."""
 
     call: Call
+    spec: Spec[Any]
     options: Options
     key: str
     flight: Flight
@@ -87,13 +92,14 @@ class Engine:
         self._flights = Flights()
         self._loop = asyncio.get_running_loop()
         self._limits = settings.limits
+        self._algorithms = {kind: found.algorithm for kind in kinds() if (found := load(kind)) is not None}
 
     async def solve(self, call: Call, raw: bytes) -> bytes:
         """The serialised SolveResponse to a serialised SolveRequest. Raises `EquipoiseError`."""
         with self.admission.taking("Solve", len(raw)) as work:
             try:
                 while True:
-                    begun = await self.in_thread(work, partial(self._begin, call, raw))
+                    begun = await self._begun(call, raw, work)
                     if isinstance(begun, bytes):
                         return begun
                     answer = await self._landed(begun)
@@ -103,6 +109,21 @@ class Engine:
             except asyncio.CancelledError:
                 self._flights.leave(call)
                 raise
+
+    async def _begun(self, call: Call, raw: bytes, work: Work) -> bytes | _Asked:
+        """The answer, or the solve to wait for, be it a worker's or another caller's."""
+        if len(raw) > SMALL:
+            return await self.in_thread(work, lambda: self._begin(call, raw))
+        asked = self._read(call, raw)
+        if isinstance(asked, bytes) or not asked.first:
+            return asked
+        if self.quick(asked.spec):
+            return self._solved(asked, raw) or asked
+        return await self.in_thread(work, lambda: self._solved(asked, raw) or asked)
+
+    def quick(self, spec: Spec[Any]) -> bool:
+        """Whether handing a task to a thread would take longer than solving it."""
+        return self._algorithms[spec.kind].quick(spec)
 
     def close(self) -> None:
         """Let the threads go."""
@@ -147,7 +168,13 @@ class Engine:
         return limits if quota is None or quota >= limits.numbers else replace(limits, numbers=quota)
 
     def _begin(self, call: Call, raw: bytes) -> bytes | _Asked:
-        """What a thread does: the answer, or the solve to wait for, be it a worker's or another caller's."""
+        asked = self._read(call, raw)
+        if isinstance(asked, bytes) or not asked.first:
+            return asked
+        return self._solved(asked, raw) or asked
+
+    def _read(self, call: Call, raw: bytes) -> bytes | _Asked:
+        """A request, validated whole, and the solve that will answer it; or the stored answer."""
         with self.telemetry.span("validate", call.trace):
             message = parsed(pb.SolveRequest, raw)
             options = self.options(call, message.options)
@@ -158,18 +185,23 @@ class Engine:
             self.telemetry.repeated("cached")
             return stored + _CACHED
         flight, first = self._flights.join(f"{key} {options.time_limit}", call)
-        asked = _Asked(call, options, key, flight, first)
         if not first:
             self.telemetry.repeated("shared")
-            return asked
+        return _Asked(call, spec, options, key, flight, first)
+
+    def _solved(self, asked: _Asked, raw: bytes) -> bytes | None:
+        """The answer of the kind's own algorithm; None where a search has been begun."""
+        call, flight = asked.call, asked.flight
         try:
             if len(raw) > LARGEST_IN_A_THREAD:
                 raise SearchNeeded
             with self.telemetry.span("solve", call.trace):
-                plan = Solver(options).solve(spec, lambda _: not flight.abandoned, call.within, search=False)
+                plan = Solver(asked.options).solve(
+                    asked.spec, lambda _: not flight.abandoned, call.within, search=False
+                )
         except SearchNeeded:  # from here on it depends on this caller no more, who may leave before those who joined
             self._loop.call_soon_threadsafe(self._search_for, asked, raw)
-            return asked
+            return None
         except BaseException as error:
             self._flights.land(flight, error)
             raise

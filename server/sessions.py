@@ -21,7 +21,8 @@ from ..solvers.solve import SearchNeeded, Solver
 from ..specs.errors import EquipoiseError, SpecError
 from ..specs.sources import Folder
 from ..specs.spec import Spec
-from .engine import Call, Engine, parsed
+from .admission import Work
+from .engine import SMALL, Call, Engine, parsed
 from .protocol import equipoise_pb2 as pb
 from .protocol import wire
 from .protocol.failures import Refused, to_status
@@ -117,7 +118,7 @@ class Sessions:
         """The answer to one step, a failure included."""
         try:
             with call.tenant.call(), self._engine.admission.taking("Session.step", len(raw)) as work:
-                spec, outcome = await self._engine.in_thread(work, partial(self._solved, call, session, raw))
+                spec, outcome = await self._tried(call, session, raw, work)
                 if outcome is None:
                     found = await self._searched(call, session, spec)
                     spec = spec if found.HasField("plan") else None  # without a plan the session stays as it was
@@ -131,24 +132,40 @@ class Sessions:
             session.revision += 1
         return outcome + pb.SessionResponse(revision=session.revision).SerializeToString()
 
-    def _solved(self, call: Call, session: Session, raw: bytes) -> tuple[Spec[Any], bytes | None]:
+    async def _tried(self, call: Call, session: Session, raw: bytes, work: Work) -> tuple[Spec[Any], bytes | None]:
         """The changed spec, and the answer where the kind's own algorithm gives it."""
+        if len(raw) > SMALL or not self._engine.quick(session.spec):
+
+            def run() -> tuple[Spec[Any], bytes | None]:
+                spec = self._changed(call, session, raw)
+                return spec, self._solved(call, session, spec)
+
+            return await self._engine.in_thread(work, run)
+        spec = self._changed(call, session, raw)
+        solve = partial(self._solved, call, session, spec)
+        return spec, solve() if self._engine.quick(spec) else await self._engine.in_thread(work, solve)
+
+    def _changed(self, call: Call, session: Session, raw: bytes) -> Spec[Any]:
+        """The spec after a step's changes, validated whole."""
         message = parsed(pb.SessionRequest, raw)
         if message.WhichOneof("request") != "step":
             raise SpecError("the session is open already: send a `step`, or begin another stream")
         if message.step.revision != session.revision:
             text = f"the session stands at step {session.revision}, and the caller at {message.step.revision}"
             raise Refused(Code.FAILED_PRECONDITION, "STALE_SESSION", f"{text}: open it again")
-        spec = session.spec
-        if message.step.HasField("changes"):
-            changes = wire.read_document(message.step.changes, self._engine.limits(call))
-            spec = spec.replaced(changes, Folder(None))
+        if not message.step.HasField("changes"):
+            return session.spec
+        changes = wire.read_document(message.step.changes, self._engine.limits(call))
+        return session.spec.replaced(changes, Folder(None))
+
+    def _solved(self, call: Call, session: Session, spec: Spec[Any]) -> bytes | None:
+        """The answer of the kind's own algorithm; None where it takes a search."""
         try:
             plan = session.solver.solve(spec, lambda _: not call.gone, call.within, search=False)
         except SearchNeeded:
-            return spec, None
+            return None
         self._engine.telemetry.solved(call.tenant.name, spec.kind, plan.certificate)
-        return spec, b"".join(wire.field(2, wire.plan_fields(plan)))
+        return b"".join(wire.field(2, wire.plan_fields(plan)))
 
     async def _searched(self, call: Call, session: Session, spec: Spec[Any]) -> pb.SessionResponse:
         """The answer of a worker process."""

@@ -47,6 +47,12 @@ class Algorithm(ABC, Generic[S, P]):
         """Why this algorithm cannot answer a spec; None if it can."""
         return None
 
+    @classmethod
+    def quick(cls, spec: S) -> bool:
+        """Whether `solve` is sure to take well under a millisecond, by the size of the spec alone: by measurements of
+        random specs up to that size (`benchmarks/quick_solves.py`)."""
+        return False
+
     def gap(self, spec: S) -> float:
         """The relative gap that `method="auto"` asks for."""
         return 0.0

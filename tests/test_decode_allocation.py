@@ -13,7 +13,7 @@ import equipoise as eq
 from equipoise.solvers.baselines import baselines
 from equipoise.solvers.formulations import decode_allocation as program
 
-from .decode_tasks import EXAMPLES, edges, hold_against_enumeration, random_spec
+from .decode_tasks import EXAMPLES, edges, hold_against_enumeration, random_spec, real_step
 
 
 @pytest.mark.parametrize("block", range(12))
@@ -184,3 +184,10 @@ def test_a_session_takes_a_queue_of_another_length() -> None:
         half = session.step(waiting={name: column[:32] for name, column in fields.items()})
         assert half.certificate.objective >= first.certificate.objective
         assert session.step(waiting=fields).certificate.objective == first.certificate.objective
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("objective", ["step_time", "imbalance"])
+def test_a_time_limit_that_is_not_near_changes_nothing(objective: Any, seed: int) -> None:
+    spec = real_step(seed, workers=16, objective=objective, horizon=[0, 4, 16])
+    assert eq.solve(spec, method="fast", time_limit=600.0) == eq.solve(spec, method="fast")

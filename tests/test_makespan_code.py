@@ -13,6 +13,9 @@ from equipoise.solvers.algorithms.decode_state import starts, survey
 
 from .decode_tasks import random_spec, real_step
 
+ALL = 2**62
+"""More work than any search does."""
+
 
 def test_projection_counts_each_request_until_it_leaves() -> None:
     random = np.random.default_rng(8)
@@ -49,7 +52,7 @@ def test_a_search_in_slices_ends_where_no_move_helps() -> None:
         assert slices > 2
         assert all(later <= before * (1 + 1e-12) for before, later in pairwise(costs))
         end = placement.worker.copy()
-        assert placement.search(choice, work=algorithm.ALL)
+        assert placement.search(choice, work=ALL)
         assert placement.worker.tolist() == end.tolist()
 
 
@@ -66,7 +69,7 @@ def test_the_loads_that_a_search_carries_along_are_those_of_its_placement(seed: 
     step = survey(random_spec(seed))
     for choice, order in starts(step):
         placement = algorithm.Placement(step)
-        placement.search(choice, order, algorithm.ALL, rounds=30, shakes=10**6)
+        placement.search(choice, order, ALL, rounds=30, shakes=10**6)
         load, slots = step.active.copy(), step.slots.copy()
         for request in np.flatnonzero(placement.worker >= 0):
             worker = placement.worker[request]

@@ -34,6 +34,11 @@ class ExpertAlgorithm(Algorithm[ExpertAssignment, AssignmentPlan]):
     def __init__(self) -> None:
         self._matcher = Matcher(1)
 
+    @classmethod
+    def quick(cls, spec: ExpertAssignment) -> bool:
+        """Up to 1024 scores: 0.2 ms, 0.9 ms at most, where many of them are the same."""
+        return spec.scores.size <= 1024
+
     def refuses(self, spec: ExpertAssignment) -> str | None:
         """The graph of experts has an arc for every pair of them."""
         if spec.experts > MOST_EXPERTS:
