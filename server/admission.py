@@ -24,7 +24,7 @@ LEAST_DELAY = 0.01
 class Admission:
     """What a pool of threads has taken on. Belongs to the event loop.
 
-    patience: seconds that a request may expect to wait; one that takes longer itself may wait as long as it takes.
+    patience: seconds that a request may expect to wait; one that takes long itself may wait half as long as it takes.
     most: requests taken on at one time, whatever is expected of them.
     """
 
@@ -47,7 +47,7 @@ class Admission:
     def taking(self, call: str, size: int) -> Iterator[Work]:
         """Take a request on while the context lasts. Raises `Refused` where it would wait too long."""
         expected = self.expected(call, size)
-        if self.taken >= self._most or self.wait > max(self._patience, expected):
+        if self.taken >= self._most or self.wait > max(self._patience, expected / 2):
             delay = max(self.wait, LEAST_DELAY)
             raise Refused(Code.RESOURCE_EXHAUSTED, "OVERLOADED", "the server has more to do than it can do soon", delay)
         work = Work()

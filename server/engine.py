@@ -45,7 +45,7 @@ LARGEST_IN_A_THREAD = 2**25
 MARGIN = 0.05
 """Seconds of a deadline that are kept for the way back, at most a tenth of what is left."""
 SEARCH_PATIENCE = 1.0
-"""Seconds that a search may expect to wait for a worker process; one that takes longer may wait as long as it takes."""
+"""Seconds that a search may expect to wait for a worker process, or half as long as it takes itself."""
 
 
 @dataclass

@@ -120,8 +120,8 @@ class ServerSettings(BaseSettings):
         default=None, description="memory that one worker may take; without a limit if absent"
     )
     patience: Annotated[float, Field(ge=0, le=60)] = Field(
-        default=0.02,
-        description="seconds that an accepted request may have to wait for a thread; beyond, requests are refused",
+        default=0.01,
+        description="seconds to wait for a thread, or half as long as a request takes; beyond that it is refused",
     )
     cache: Annotated[int, BeforeValidator(_sized), Field(ge=0)] = Field(
         default=256 * 2**20,

@@ -24,21 +24,21 @@ def test_what_is_not_known_is_taken_on() -> None:
         pass
 
 
-def test_requests_are_taken_on_until_the_wait_exceeds_patience_and_their_own_time() -> None:
+def test_requests_are_taken_on_until_the_wait_exceeds_patience_and_half_their_own_time() -> None:
     admission = learnt(0.1)
     with ExitStack() as taken:
-        for _ in range(3):  # 0.3 s of work over two threads is a wait of 0.15 s, longer than 0.1 s
+        for _ in range(2):  # 0.2 s of work over two threads is a wait of 0.1 s, longer than half of 0.1 s
             taken.enter_context(admission.taking("Solve", 1000))
         with pytest.raises(Refused) as caught, admission.taking("Solve", 1000):
             pass
     assert caught.value.reason == "OVERLOADED"
-    assert caught.value.retry_after == pytest.approx(0.15)
+    assert caught.value.retry_after == pytest.approx(0.1)
 
 
 def test_what_is_done_makes_room() -> None:
     admission = learnt(0.1)
     with ExitStack() as taken:
-        for _ in range(3):
+        for _ in range(2):
             taken.enter_context(admission.taking("Solve", 1000))
     assert (admission.taken, admission.wait) == (0, 0)
     with admission.taking("Solve", 1000):
