@@ -38,6 +38,8 @@ KEEPALIVE_TIMEOUT = 20.0
 
 LAST_GRACE = 1.0
 """Seconds that a solve has to end once everything else has."""
+MOST_CALLS = 4096
+"""Calls in flight, sessions aside; gRPC itself refuses more."""
 SERVICES = (BALANCER, JOBS)
 
 _log = structlog.get_logger()
@@ -70,7 +72,7 @@ class Server:
         self.tenants = Tenants(settings.tenants)
         self.workers = Workers(
             settings.workers,
-            settings.worker_memory,
+            settings.memory_of_a_worker,
             limits=settings.limits,
             on_lost=self.telemetry.worker_lost,
         )
@@ -124,7 +126,8 @@ class Server:
         self.telemetry.queue("workers", lambda: self.workers.waiting)
         self.telemetry.observe("equipoise_jobs_now", "Jobs in each state, of all servers.", "state", self._jobs)
         gate = Gate(self.tenants, self.telemetry)
-        self._grpc = grpc.aio.server(options=grpc_options(self.settings.largest_message))
+        most = MOST_CALLS + self.settings.most_sessions
+        self._grpc = grpc.aio.server(options=grpc_options(self.settings.largest_message), maximum_concurrent_rpcs=most)
         services = Balancer(engine, self.sessions).handlers(gate), JobsService(engine, self.queue).handlers(gate)
         self._grpc.add_generic_rpc_handlers(services)
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]  # there since 3.6

@@ -40,8 +40,9 @@ M = TypeVar("M", bound=Message)
 
 SMALL = 2**14
 """Bytes of a request up to which it is parsed where it arrives: that takes less than handing it to a thread."""
-LARGEST_IN_A_THREAD = 2**25
-"""Bytes of a request beyond which it goes to a worker process, whose memory has a limit of its own."""
+LARGEST_IN_A_THREAD, LARGEST_TABLE = 2**25, 2**22
+"""Bytes of a request, and numbers in what a solve makes of it, beyond which it goes to a worker process, whose memory
+has a limit of its own."""
 MARGIN = 0.05
 """Seconds of a deadline that are kept for the way back, at most a tenth of what is left."""
 SEARCH_PATIENCE = 1.0
@@ -96,19 +97,19 @@ class Engine:
 
     async def solve(self, call: Call, raw: bytes) -> bytes:
         """The serialised SolveResponse to a serialised SolveRequest. Raises `EquipoiseError`."""
-        with self.admission.taking("Solve", len(raw)) as work:
-            try:
-                while True:
+        try:
+            while True:
+                with self.admission.taking("Solve", len(raw)) as work:
                     begun = await self._begun(call, raw, work)
-                    if isinstance(begun, bytes):
-                        return begun
-                    answer = await self._landed(begun)
-                    if answer is not None:
-                        return answer + (_SOLVED if begun.first else _SHARED)
-                    self._flights.leave(call, gone=False)
-            except asyncio.CancelledError:
-                self._flights.leave(call)
-                raise
+                if isinstance(begun, bytes):
+                    return begun
+                answer = await self._landed(begun)  # which takes no thread
+                if answer is not None:
+                    return answer + (_SOLVED if begun.first else _SHARED)
+                self._flights.leave(call, gone=False)
+        except asyncio.CancelledError:
+            self._flights.leave(call)
+            raise
 
     async def _begun(self, call: Call, raw: bytes, work: Work) -> bytes | _Asked:
         """The answer, or the solve to wait for, be it a worker's or another caller's."""
@@ -124,6 +125,10 @@ class Engine:
     def quick(self, spec: Spec[Any]) -> bool:
         """Whether handing a task to a thread would take longer than solving it."""
         return self._algorithms[spec.kind].quick(spec)
+
+    def large(self, spec: Spec[Any], raw: bytes) -> bool:
+        """Whether a task may take more memory than this process should spend on one."""
+        return len(raw) > LARGEST_IN_A_THREAD or self._algorithms[spec.kind].numbers(spec) > LARGEST_TABLE
 
     def close(self) -> None:
         """Let the threads go."""
@@ -193,7 +198,7 @@ class Engine:
         """The answer of the kind's own algorithm; None where a search has been begun."""
         call, flight = asked.call, asked.flight
         try:
-            if len(raw) > LARGEST_IN_A_THREAD:
+            if self.large(asked.spec, raw):
                 raise SearchNeeded
             with self.telemetry.span("solve", call.trace):
                 plan = Solver(asked.options).solve(

@@ -117,8 +117,9 @@ class Sessions:
     async def _step(self, call: Call, session: Session, raw: bytes) -> bytes:
         """The answer to one step, a failure included."""
         try:
-            with call.tenant.call(), self._engine.admission.taking("Session.step", len(raw)) as work:
-                spec, outcome = await self._tried(call, session, raw, work)
+            with call.tenant.call():
+                with self._engine.admission.taking("Session.step", len(raw)) as work:
+                    spec, outcome = await self._tried(call, session, raw, work)
                 if outcome is None:
                     found = await self._searched(call, session, spec)
                     spec = spec if found.HasField("plan") else None  # without a plan the session stays as it was
@@ -161,6 +162,8 @@ class Sessions:
     def _solved(self, call: Call, session: Session, spec: Spec[Any]) -> bytes | None:
         """The answer of the kind's own algorithm; None where it takes a search."""
         try:
+            if self._engine.large(spec, b""):
+                return None
             plan = session.solver.solve(spec, lambda _: not call.gone, call.within, search=False)
         except SearchNeeded:
             return None

@@ -56,6 +56,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+LEAST_MEMORY = 512 * 2**20
+"""Bytes that a worker needs to be of use: it takes half of them before it solves anything."""
+
+
+def _memory() -> int:
+    """Bytes of memory that the machine has, or the control group of this process where that is less."""
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        group = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return there
+    return min(there, int(group)) if group.isdecimal() else there
+
+
 def _data_folder() -> Path:
     state = os.environ.get("XDG_STATE_HOME")
     return (Path(state) if state else Path.home() / ".local" / "state") / "equipoise"
@@ -116,8 +130,8 @@ class ServerSettings(BaseSettings):
     workers: Annotated[int, Field(ge=1, le=1024)] = Field(
         default_factory=lambda: max(1, cores() - 1), description="processes for searches and jobs; one less than cores"
     )
-    worker_memory: Annotated[Size, Field(ge=256 * 2**20)] | None = Field(
-        default=None, description="memory that one worker may take; without a limit if absent"
+    worker_memory: Annotated[Size, Field(ge=LEAST_MEMORY)] | None = Field(
+        default=None, description="memory that one worker may take; if absent, its share of half the machine's"
     )
     patience: Annotated[float, Field(ge=0, le=60)] = Field(
         default=0.01,
@@ -232,6 +246,11 @@ class ServerSettings(BaseSettings):
         if self.store.startswith("postgresql://"):
             return "postgresql+psycopg" + self.store.removeprefix("postgresql")
         return self.store
+
+    @property
+    def memory_of_a_worker(self) -> int:
+        """Bytes that one worker may take."""
+        return self.worker_memory or max(_memory() // 2 // self.workers, LEAST_MEMORY)
 
     @property
     def limits(self) -> Limits:

@@ -53,6 +53,11 @@ class Algorithm(ABC, Generic[S, P]):
         random specs up to that size (`benchmarks/quick_solves.py`)."""
         return False
 
+    @classmethod
+    def numbers(cls, spec: S) -> int:
+        """About how many numbers `solve` holds in tables that the spec itself does not have."""
+        return 0
+
     def gap(self, spec: S) -> float:
         """The relative gap that `method="auto"` asks for."""
         return 0.0

@@ -141,6 +141,11 @@ class DecodeSearch(Algorithm[DecodeAllocation, DecodePlan]):
         small = all(size <= most for size, most in zip(sizes, (16, 64, 16 * 72, 8), strict=True))
         return small and spec.minimise == "step_time" and spec.workers.kv_capacity is None
 
+    @classmethod
+    def numbers(cls, spec: DecodeAllocation) -> int:
+        """Loads of workers and sizes of requests at every step of the horizon."""
+        return spec.horizon.size * (2 * len(spec.workers) + 2 * len(spec.waiting))
+
     def gap(self, spec: DecodeAllocation) -> float:
         """0.1 %, as for the program."""
         return SEARCH_GAP

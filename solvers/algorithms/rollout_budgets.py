@@ -54,6 +54,13 @@ class RolloutAlgorithm(Algorithm[RolloutBudgets, RolloutPlan]):
         small = spec.total is not None and spec.total <= 8192 and len(spec.prompts) <= 512
         return small and spec.groups is None and concave(spec)
 
+    @classmethod
+    def numbers(cls, spec: RolloutBudgets) -> int:
+        """A table of values, where they have to be weighed one by one."""
+        if spec.total is not None and concave(spec):
+            return 0
+        return len(spec.prompts) * (spec.most // spec.multiple_of + 1)
+
     def gap(self, spec: RolloutBudgets) -> float:
         """0 where values are concave and rollouts cost the same."""
         return 0.0 if spec.total is not None and concave(spec) else SEARCH_GAP
