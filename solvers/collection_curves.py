@@ -10,6 +10,7 @@ under such constraints: Hildreth, 1954; solved as nonnegative least squares by t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -179,12 +180,13 @@ def _linear_parts(seen: Sightings, log_exponent: Floats) -> tuple[Floats, Floats
     return seen.total(weight * residual**2), asymptote, scale
 
 
-def fit_convex(seen: Sightings) -> ConvexCurves:
+def fit_convex(seen: Sightings, look: Callable[[], None] | None = None) -> ConvexCurves:
     """The function nearest to each group's observations that falls and flattens in log n.
 
-    Beyond the last observation it falls on with the slope it has there, down to 0 at most.
+    Beyond the last observation it falls on with the slope it has there, down to 0 at most. Takes time with the fourth
+    power of a group's observations at worst; `look` is called in every step, and raises where there is no more time.
     """
-    fits = [_fit_one(seen, slice(*seen.starts[group : group + 2])) for group in range(len(seen.starts) - 1)]
+    fits = [_fit_one(seen, slice(*seen.starts[group : group + 2]), look) for group in range(len(seen.starts) - 1)]
     bends = max((len(bend) for _, _, bend, _ in fits), default=0)
     bend, weight = np.ones((len(fits), bends), np.int64), np.zeros((len(fits), bends))
     for group, (_, _, samples, weights) in enumerate(fits):
@@ -192,7 +194,7 @@ def fit_convex(seen: Sightings) -> ConvexCurves:
     return ConvexCurves(np.array([fit[0] for fit in fits]), np.array([fit[1] for fit in fits]), bend, weight)
 
 
-def _fit_one(seen: Sightings, part: slice) -> tuple[float, float, Integers, Floats]:
+def _fit_one(seen: Sightings, part: slice, look: Callable[[], None] | None) -> tuple[float, float, Integers, Floats]:
     """Level, slope, bends and their weights of one group."""
     samples, loss, root = seen.samples[part], seen.loss[part], np.sqrt(seen.weight[part])
     inner = np.unique(samples)[1:-1]
@@ -200,16 +202,19 @@ def _fit_one(seen: Sightings, part: slice) -> tuple[float, float, Integers, Floa
     center = float((root**2 * log).sum() / (root**2).sum())
     hinges = np.maximum(knots[None, :] - log[:, None], 0.0)
     basis = np.column_stack([np.ones(len(log)), center - log, hinges])
-    found = nonnegative_least_squares(basis * root[:, None], loss * root, free=1)
+    found = nonnegative_least_squares(basis * root[:, None], loss * root, 1, look)
     found[1:][found[1:] <= NEGLIGIBLE * loss.max()] = 0.0
     there = found[2:] > 0
     return float(found[0] + found[1] * center), float(found[1]), inner[there], found[2:][there]
 
 
-def nonnegative_least_squares(matrix: Floats, target: Floats, free: int = 0) -> Floats:
+def nonnegative_least_squares(
+    matrix: Floats, target: Floats, free: int = 0, look: Callable[[], None] | None = None
+) -> Floats:
     """(columns,) the x that minimises |matrix·x − target|², x ≥ 0 except for the first `free` columns.
 
-    The active-set method of Lawson and Hanson (Solving Least Squares Problems, 1974, chapter 23).
+    The active-set method of Lawson and Hanson (Solving Least Squares Problems, 1974, chapter 23). `look` is called
+    before every least-squares problem in it.
     Raises `BackendError` if it does not end, which it always does up to rounding.
     """
     size = np.sqrt((matrix**2).sum(axis=0))
@@ -225,6 +230,8 @@ def nonnegative_least_squares(matrix: Floats, target: Floats, free: int = 0) -> 
             return x / np.where(size > 0, size, 1.0)
         passive[entering] = True
         while True:
+            if look is not None:
+                look()
             trial = np.zeros_like(x)
             trial[passive] = _solved(scaled, target, passive)
             bound = passive & (np.arange(len(x)) >= free)

@@ -15,6 +15,7 @@ from ..specs.collection_curves import ConvexCurves as RecordedConvex
 from ..specs.exact import exact_dot
 from .collection_beliefs import SharedFit, fit_shared_power_laws
 from .collection_curves import ConvexCurves, Curves, PowerLawCurves, Sightings, fit_convex, fit_power_laws, sightings
+from .control import Control
 from .purse import purse_of_lots
 
 UNLIMITED = 2**53
@@ -26,10 +27,12 @@ class Market:
 
     purse: prices of a lot and the budget, in whole units. least, most: (groups,) lots that must and may be
     bought, `most` as `groups.available` and `groups.most` say; top: no more than the whole budget buys of each.
+    control: deadline and stop button of whoever asks, which fits that can take long look at.
     """
 
-    def __init__(self, spec: CollectionBudgets) -> None:
+    def __init__(self, spec: CollectionBudgets, control: Control | None = None) -> None:
         self.spec = spec
+        self.control = control or Control()
         groups, none = spec.groups, np.zeros(len(spec.groups), np.int64)
         self.cost: Floats = np.ones(len(groups)) if groups.cost is None else groups.cost
         self.weight: Floats = np.ones(len(groups)) if groups.weight is None else groups.weight
@@ -77,11 +80,13 @@ class Market:
 
     @cached_property
     def curves(self) -> Curves:
-        """The learning curves, given or fitted."""
+        """The learning curves, given or fitted. Raises `SolveTimeout` where there is no time for that."""
         if self.seen is not None:
             if self._shared is not None:
                 return self._shared.curves
-            return fit_power_laws(self.seen) if self.spec.model == "power_law" else fit_convex(self.seen)
+            if self.spec.model == "power_law":
+                return fit_power_laws(self.seen)
+            return fit_convex(self.seen, self.control.check)
         curve = self.spec.groups.curve
         if curve is None:  # no groups at all
             return PowerLawCurves(self.cost, self.cost, self.cost)

@@ -48,6 +48,10 @@ class Options:
     def __post_init__(self) -> None:
         if self.method not in ("auto", "exact", "fast"):
             raise UnsupportedError(f"method: must be 'auto', 'exact' or 'fast', got {self.method!r}")
+        if self.method == "fast" and self.backend is not None:
+            raise UnsupportedError(
+                f"method 'fast' runs no backend, got {self.backend!r}; leave it out, or use 'auto' or 'exact'"
+            )
         _finite("time_limit", self.time_limit)
         _finite("gap", self.gap)
         for name, value, least, most in (("seed", self.seed, 0, 2**31 - 1), ("threads", self.threads, 1, MOST_THREADS)):

@@ -108,11 +108,17 @@ def _chain(first: Floats, ratios: Floats) -> Floats:
     return first[:, None] * np.cumprod(factors, axis=1)
 
 
+def rest(rate: Floats, further: Integers) -> Floats:
+    """(prompts,) (1 − rate)^further, with the digits of tiny rates."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(further == 0, 1.0, np.exp(further * np.log1p(-rate)))
+
+
 def _power(view: Outlook, further: Integers, of_success: bool) -> Floats:
     """(prompts,) E[pᵏ], or E[(1 − p)ᵏ], for k = further."""
     if view.alpha is None or view.beta is None:
         rate = np.zeros(len(further)) if view.rate is None else view.rate
-        return (rate if of_success else 1 - rate) ** further
+        return rate**further if of_success else rest(rate, further)
     start = view.alpha if of_success else view.beta
     steps = np.arange(int(further.max(initial=0)))
     ratios = (start[:, None] + steps) / ((view.alpha + view.beta)[:, None] + steps)

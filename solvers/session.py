@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
+
+import numpy as np
+from pydantic import BaseModel
 
 from ..specs.errors import EquipoiseError
 from ..specs.spec import Plan, Spec
@@ -18,7 +22,8 @@ class Session(Generic[P]):
 
     What is kept between steps: the algorithm's prices and workspaces, and the backend's model, of which one of the
     same structure is changed in place and starts from the last basis or plan. Opening a session makes the machine
-    code that it will need. A session belongs to one thread at a time.
+    code that it will need. Arrays are copied as they come in, so that their owner may write to them again. A session
+    belongs to one thread at a time.
 
     watch, within: for every step, as in `Solver.solve`.
     """
@@ -26,10 +31,10 @@ class Session(Generic[P]):
     def __init__(
         self, spec: Spec[P], options: Options, watch: Watcher | None = None, within: float | None = None
     ) -> None:
-        self.spec = spec
+        self.spec = kept(spec)
         self._watch, self._within = watch, within
         self._solver: Solver | None = Solver(options)
-        self._solver.warm_up(spec)
+        self._solver.warm_up(self.spec)
 
     def step(self, **changes: Any) -> P:
         """Replace some fields of the spec, whole tables included, and solve.
@@ -38,7 +43,7 @@ class Session(Generic[P]):
         """
         if self._solver is None:
             raise EquipoiseError("the session is closed")
-        spec = self.spec.replace(**changes) if changes else self.spec
+        spec = kept(self.spec.replace(**changes), changes) if changes else self.spec
         plan = self._solver.solve(spec, self._watch, self._within)
         self.spec = spec
         return plan
@@ -67,3 +72,19 @@ def session(
 ) -> Session[P]:
     """A warm session on a spec; options as in `solve`, the time limit for each step."""
     return Session(spec, Options(method, backend, time_limit, gap, seed, threads))
+
+
+def kept(spec: Spec[P], fields: Iterable[str] | None = None) -> Spec[P]:
+    """The same spec with arrays that nobody else can write to, in the fields of some names or else in all."""
+    named = {field.alias or name: name for name, field in type(spec).model_fields.items()}
+    return _own(spec, named.values() if fields is None else [named[field] for field in fields])
+
+
+def _own(value: Any, names: Iterable[str] = ()) -> Any:
+    if isinstance(value, BaseModel):
+        found = {name: getattr(value, name) for name in names or type(value).model_fields}
+        return value.model_copy(update={name: _own(entry) for name, entry in found.items()})
+    if isinstance(value, np.ndarray) and value.base is not None:  # a view, and maybe of the caller's own
+        value = value.copy()
+        value.flags.writeable = False
+    return value

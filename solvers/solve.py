@@ -67,10 +67,6 @@ class Solver:
     prices and workspaces, a backend's model."""
 
     def __init__(self, options: Options) -> None:
-        if options.method == "fast" and options.backend is not None:
-            raise UnsupportedError(
-                f"method 'fast' runs no backend, got {options.backend!r}; leave it out, or use 'auto' or 'exact'"
-            )
         self.options = options
         self._backends: dict[str, Backend] = {}
         self._algorithms: dict[str, Algorithm[Any, Any]] = {}

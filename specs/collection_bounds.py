@@ -86,12 +86,21 @@ def lowest_level(effects: Effects) -> float:
 
 @dataclass(frozen=True)
 class _Priced:
-    """The Lagrangian bound at a price of the budget, by how much it is overspent there, and the lots worth it."""
+    """What is counted at a price of the budget, by how much that is overspent there, and the lots worth it."""
 
     price: float
-    bound: float
+    counted: float
     excess: float
     lots: Integers
+
+    def bound_at(self, price: float) -> float:
+        """The Lagrangian of what is bought here, at another price: a tangent of the bound, which is concave."""
+        return self.counted + price * self.excess
+
+    @property
+    def bound(self) -> float:
+        """The Lagrangian bound."""
+        return self.bound_at(self.price)
 
 
 class _Dual:
@@ -118,8 +127,7 @@ class _Dual:
         counted = self._counted(worth_it)
         stay = self.at_low + price * self.cost * self.low <= counted + price * self.cost * worth_it
         excess = math.fsum((self.cost * np.where(stay, self.low, worth_it)).tolist()) - self.budget
-        bound = math.fsum(np.where(stay, self.at_low, counted).tolist()) + price * excess
-        return _Priced(price, bound, excess, worth_it)
+        return _Priced(price, math.fsum(np.where(stay, self.at_low, counted).tolist()), excess, worth_it)
 
     def free(self) -> _Priced:
         """The bound at no price at all."""
@@ -145,11 +153,12 @@ def lagrangian(effects: Effects, near: float) -> float:
     first = [near, near * (1 - PRICE_STEP), near * (1 + PRICE_STEP)]
     for turn in range(PRICES):
         best = max(cheap.bound, dear.bound)
-        # The bound is concave in the price: nowhere between two is it above where their tangents meet.
+        # The bound is concave in the price: nowhere between two is it above where their tangents meet. These are told
+        # by what is counted, beside which a dear price times the excess would leave no digits.
         if not (drop := cheap.excess - dear.excess) > 0:
             break
-        meet = (dear.bound - cheap.bound + cheap.price * cheap.excess - dear.price * dear.excess) / drop
-        if cheap.bound + cheap.excess * (meet - cheap.price) - best <= SAME * abs(best):
+        meet = (dear.counted - cheap.counted) / drop
+        if cheap.bound_at(meet) - best <= SAME * abs(best):
             break
         half = (cheap.price + dear.price) / 2
         price = first[turn] if turn < len(first) else half if turn % 3 == 2 else meet

@@ -193,8 +193,26 @@ class CollectionBudgets(Spec[CollectionPlan]):
         elif isinstance(fit, ConvexCurves):
             for column in (fit.level, fit.slope, fit.error):
                 yield from misshapen("fit", column, (len(self.groups),))
-            for row in np.flatnonzero(fit.bends.group >= len(self.groups)).tolist():
-                yield Broken("shape", ("fit", "bends", "group", row), 1.0, "is no row of the groups")
+            yield from self._bend_rules(fit.bends.group)
+
+    def _bend_rules(self, group: Integers) -> Iterator[Broken]:
+        """Curves bend where something was observed, so often at most."""
+        beyond = np.flatnonzero(group >= len(self.groups)).tolist()
+        for row in beyond:
+            yield Broken("shape", ("fit", "bends", "group", row), 1.0, "is no row of the groups")
+        if not beyond and self.observations is not None:
+            seen = np.bincount(self._seen_rows(self.observations), minlength=len(self.groups))
+            bends = np.bincount(group, minlength=len(self.groups))
+            for row in np.flatnonzero(bends > seen).tolist():
+                message = (
+                    f"hold {bends[row]} of group {self.groups.name[row]!r}, of which {seen[row]} losses were observed"
+                )
+                yield Broken("shape", ("fit", "bends"), float(bends[row] - seen[row]), message)
+
+    def _seen_rows(self, seen: Observations) -> Integers:
+        """(observations,) row of the group that each is of."""
+        rows = {name: row for row, name in enumerate(self.groups.name)}
+        return np.array([rows[name] for name in seen.group], np.int64)
 
     def reports(self, plan: CollectionPlan) -> Iterator[Broken]:
         """Predicted losses, the price, and how well the fit fits."""
@@ -206,9 +224,8 @@ class CollectionBudgets(Spec[CollectionPlan]):
         price = np.array([effects.price(samples)])
         yield from differs("price", "price", np.array([plan.price]), price, relative=1e-8, size=0.0)
         if plan.fit is not None and self.observations is not None:
-            rows = {name: row for row, name in enumerate(self.groups.name)}
-            row = np.array([rows[name] for name in self.observations.group], np.int64)
-            error, size = fit_error(plan.fit, row, self.observations, len(rows))
+            row = self._seen_rows(self.observations)
+            error, size = fit_error(plan.fit, row, self.observations, len(self.groups))
             yield from differs("fit", "fit.error", plan.fit.error, error, size=size)
         if isinstance(plan.fit, PowerLaws):
             idle = (plan.fit.scale == 0) & (plan.fit.exponent != 1)

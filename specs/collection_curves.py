@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
@@ -9,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Tag
 
 from .arrays import Amounts, Counts, Floats, Integers, PositiveAmounts, PositiveCounts, Reals
 from .tables import Labels, Table
+
+BLOCK = 2**20
+"""Bends that are looked at together, at most."""
 
 
 class Curve(Table):
@@ -97,8 +101,8 @@ def loss_at(law: Law, row: Integers, samples: Integers) -> Floats:
     """(k,) losses of the groups in (k,) rows at (k,) samples in all."""
     at_least_one = np.maximum(samples, 1).astype(np.float64)
     if isinstance(law, ConvexCurves):
-        log, (knots, weights) = np.log(at_least_one), _padded(law)
-        steeper = (weights[row] * np.maximum(knots[row] - log[:, None], 0.0)).sum(axis=1)
+        log = np.log(at_least_one)
+        steeper = _bent(law, row, lambda knots, place: np.maximum(knots - log[place], 0.0))
         return np.maximum(law.level[row] - law.slope[row] * log + steeper, 0.0)
     loss = law.asymptote[row] + law.scale[row] * at_least_one ** -law.exponent[row]
     if isinstance(law, Curve) and law.loss_at_zero is not None:
@@ -111,9 +115,8 @@ def fall_over(law: Law, row: Integers, samples: Integers, further: int) -> Float
     at_least_one = np.maximum(samples, 1).astype(np.float64)
     growth = np.log1p(further / at_least_one)
     if isinstance(law, ConvexCurves):
-        knots, weights = _padded(law)
-        before = np.clip(knots[row] - np.log(at_least_one)[:, None], 0.0, growth[:, None])
-        steeper = (weights[row] * before).sum(axis=1)
+        log = np.log(at_least_one)
+        steeper = _bent(law, row, lambda knots, place: np.clip(knots - log[place], 0.0, growth[place]))
         return np.minimum(law.slope[row] * growth + steeper, loss_at(law, row, samples))
     above = law.scale[row] * at_least_one ** -law.exponent[row]
     first = loss_at(law, row, samples) - loss_at(law, row, samples + further)
@@ -138,12 +141,19 @@ def fit_error(law: Law, row: Integers, seen: Observations, groups: int) -> tuple
     return np.sqrt(np.bincount(row, weights=weight * residual**2, minlength=groups) / total), size
 
 
-def _padded(curves: ConvexCurves) -> tuple[Floats, Floats]:
-    """(groups × bends of the group with most) log n at each bend, and its weight, 0 where a group has no more."""
-    bends, groups = curves.bends, len(curves.level)
+def _bent(curves: ConvexCurves, row: Integers, height: Callable[[Floats, Integers], Floats]) -> Floats:
+    """(k,) what the bends of the groups in (k,) rows add to a loss: Σ weight·height, the height being that of (m,)
+    bends at these log n, for the entries of `row` in (m,) places."""
+    bends, added = curves.bends, np.zeros(len(row))
     order = np.argsort(bends.group, kind="stable")
-    count = np.bincount(bends.group, minlength=groups)
-    group, place = bends.group[order], np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
-    knots, weights = np.zeros((2, groups, int(count.max(initial=0))))
-    knots[group, place], weights[group, place] = np.log(bends.samples[order]), bends.weight[order]
-    return knots, weights
+    knots, weights = np.log(bends.samples[order]), bends.weight[order]
+    count = np.bincount(bends.group, minlength=len(curves.level))
+    start, block = np.cumsum(count) - count, max(BLOCK // max(int(count.max(initial=0)), 1), 1)
+    for first in range(0, len(row), block):
+        part = row[first : first + block]
+        width = count[part]
+        place = np.repeat(np.arange(len(part)), width)
+        bend = np.arange(len(place)) + np.repeat(start[part] - (np.cumsum(width) - width), width)
+        terms = weights[bend] * height(knots[bend], first + place)
+        added[first : first + block] = np.bincount(place, weights=terms, minlength=len(part))
+    return added

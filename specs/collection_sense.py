@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .collection_curves import Curve, Observations
-from .errors import Fault
+from .errors import Fault, shown
 from .sources import suggest
 
 if TYPE_CHECKING:
@@ -18,6 +18,10 @@ FEWEST = {"shared_power_law": 1, "power_law": 3, "convex_monotone": 2}
 """Observations that a fit of each model needs per group."""
 LARGEST_AMOUNT = 1e50
 """Costs, weights and losses may be at most this, and costs and weights, unless 0, at least one over it."""
+WIDEST = 1e15
+"""How many times the least, the largest standard error may be at most: beyond, the other says nothing."""
+MOST_FITTED = 500
+"""Observations of a group that a `convex_monotone` fit takes, at most: its time grows with their fourth power."""
 LARGEST_EXPONENT = 1e6
 """Exponents of curves, at most: at one of a hundred, the second sample does all that there is to do."""
 LARGEST_POWER = 200.0
@@ -59,7 +63,11 @@ def _sizes(spec: CollectionBudgets) -> None:
             ((*place, "loss_at_zero"), curve.loss_at_zero, 0.0, most),
         ]
     if spec.observations is not None:
-        columns.append((("observations", "loss"), spec.observations.loss, 0.0, most))
+        seen = spec.observations
+        columns += [
+            (("observations", "loss"), seen.loss, 0.0, most),
+            (("observations", "stderr"), seen.stderr, least, most),
+        ]
     for path, column, low, high in columns:
         if column is None or not len(column):
             continue
@@ -69,6 +77,11 @@ def _sizes(spec: CollectionBudgets) -> None:
         if low and (tiny := np.flatnonzero((column < low) & (column > 0))).size:
             row = int(tiny[0])
             raise Fault(f"must be at least {low:g}, got {column[row]:g}", *path, row)
+    if spec.observations is not None and (stderr := spec.observations.stderr) is not None and len(stderr):
+        row, largest = int(stderr.argmin()), float(stderr.max())
+        if stderr[row] < largest / WIDEST:
+            text = f"must be at least {largest / WIDEST:g}, 1/{WIDEST:g} of the largest, got {stderr[row]:g}"
+            raise Fault(text, "observations", "stderr", row)
 
 
 def _alpha(spec: CollectionBudgets) -> None:
@@ -114,7 +127,7 @@ def _observations(spec: CollectionBudgets, seen: Observations) -> None:
     for row, name in enumerate(seen.group):
         if name not in names:
             raise Fault(
-                f"must be the name of a group, got {name!r}{suggest(name, list(names))}",
+                f"must be the name of a group, got {shown(name)}{suggest(name, list(names))}",
                 "observations",
                 "group",
                 row,
@@ -130,4 +143,11 @@ def _observations(spec: CollectionBudgets, seen: Observations) -> None:
     for row in np.flatnonzero(counts < fewest)[:1].tolist():
         other = "; or set {model} to shared_power_law, for which 1 will do" if counts[row] else ""
         text = f"hold {counts[row]} of group {spec.groups.name[row]!r}, and a {spec.model} needs {fewest}{other}"
+        raise Fault(text, "observations")
+    if spec.model == "convex_monotone" and (over := np.flatnonzero(counts > MOST_FITTED)).size:
+        row = int(over[0])
+        text = (
+            f"hold {counts[row]} of group {shown(spec.groups.name[row])}, and a convex_monotone fit takes at most "
+            f"{MOST_FITTED}; give the mean of neighbouring ones, or set {{model}} to shared_power_law"
+        )
         raise Fault(text, "observations")

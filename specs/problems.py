@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from .errors import Fault, Place, Problem, dotted, shown
+from .sources import LONGEST_WORD
 
 _TEMPLATES = {
     "missing": "is required",
@@ -33,9 +34,16 @@ _TEMPLATES = {
 }
 
 
+SHOWN = 100
+"""Problems of one document that are told, at most."""
+
+
 def problems(error: ValidationError, model: type[Any]) -> list[Problem]:
-    """Every problem in a validation error, in the order of the fields."""
-    return [_problem(details, model) for details in error.errors(include_url=False)]
+    """The problems in a validation error, in the order of the fields; how many more there are, where they are many."""
+    every = error.errors(include_url=False)
+    told = [_problem(details, model) for details in every[:SHOWN]]
+    more = len(every) - len(told)
+    return [*told, Problem(f"and {more:,} more problems")] if more else told
 
 
 def _problem(details: ErrorDetails, model: type[BaseModel]) -> Problem:
@@ -62,7 +70,7 @@ def _from_fault(fault: Fault, outer: Place) -> Problem:
 
 def _unknown(name: str, model: type[BaseModel], place: Place) -> str:
     fields = _fields(model, place)
-    close = difflib.get_close_matches(name, fields, n=1)
+    close = difflib.get_close_matches(name[:LONGEST_WORD], fields, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(fields)}"
     return f"is not a field of {dotted(place) or 'this spec'}; {hint}"
 

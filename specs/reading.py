@@ -113,9 +113,9 @@ class Document:
         def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             fields = dict(pairs)
             if len(fields) < len(pairs):
-                names = [name for name, _ in pairs]
-                twice = next(name for name in names if names.count(name) > 1)
-                raise SpecError(f"{self.source}: {twice!r} is given twice")
+                seen = set[str]()
+                twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+                raise SpecError(f"{self.source}: {shown(twice)} is given twice")
             return fields
 
         def constant(name: str) -> float:

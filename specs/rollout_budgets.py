@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag, model_validator
 
 from .arrays import ArrayRule, Counts, Floats, Integers, Rates, Reals
-from .errors import Fault
+from .errors import Fault, shown
 from .exact import exact, exact_dot
 from .rollout_worth import Worth
 from .scalars import PLAIN, Count, Fraction, PositiveCount, Real
@@ -33,6 +33,8 @@ CHEAPEST, DEAREST, LARGEST_BUDGET = 1e-30, 1e30, 1e40
 """Tokens of a rollout lie between the first two, and a budget is at most the third: prices times costs stay finite."""
 LARGEST_NORM = 1e50
 """Norms of gradients are at most this, and so are their squares fit to be added up."""
+NAMED = 10
+"""Names of groups that an error lists, at most."""
 
 Belief = Annotated[float, Strict(), Field(ge=1e-9, le=1e5, allow_inf_nan=False), PLAIN]
 """Observations counted in advance: neither so few nor so many that beliefs lose their digits."""
@@ -220,9 +222,11 @@ class RolloutBudgets(Spec[RolloutPlan]):
             return
         if self.prompts.group is None:
             raise Fault("{groups} needs {prompts.group}, the group of each prompt", "groups")
+        names = set(self.groups.name)
         for row, name in enumerate(self.prompts.group):
-            if name not in self.groups.name:
-                raise Fault(f"must be one of {', '.join(self.groups.name)}, got {name!r}", "prompts", "group", row)
+            if name not in names:
+                first = ", ".join(self.groups.name[:NAMED]) + (", …" if len(names) > NAMED else "")
+                raise Fault(f"must be one of {first}, got {shown(name)}", "prompts", "group", row)
         if self.groups.least is not None and self.groups.most is not None:
             _at_most(self.groups.least, self.groups.most, "least", "most", "groups")
 

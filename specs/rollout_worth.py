@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ BLOCK = 2**18
 """Values that are held at a time, or a column of them where there are more prompts."""
 STEEPEST = 1e250
 """Prices of a rollout from here on bound nothing: products of them would overflow."""
+MOST_LOOKED = 2**26
+"""Signals that are looked at for one bound, at most: some ten seconds. Those beyond are taken for their limit."""
 CUTS = 200
 """Prices tried for the least bound, at most."""
 
@@ -40,6 +43,7 @@ class Worth:
 
     spec: RolloutBudgets
     prior: Beta | None
+    _looked: Counter[str] = field(default_factory=Counter, compare=False)
 
     @cached_property
     def cost(self) -> Floats:
@@ -89,15 +93,21 @@ class Worth:
         """
         least, most = self.reach
         peak, place, rows = np.full(len(rate), -np.inf), least.copy(), np.flatnonzero(least <= most)
-        worth = peak.copy()
+        worth, last = peak.copy(), peak.copy()
         signal = self.spec.value in ("posterior", "knapsack_rl")
         carried, low, width = np.ones((2, len(rows), 1)), 0, 32
         if not signal:
             low = int(least.min(initial=self.spec.most))
         while rows.size:
+            if signal and self._weary:
+                # No count is worth more than the limit, and none further on costs less than the next.
+                worth[rows] = self.limit[rows]
+                place[rows] = np.where(rate[rows] > 0, np.clip(low, least[rows], most[rows]), most[rows])
+                break
             width = max(min(width * 2, BLOCK // len(rows), int(most[rows].max()) + 1 - low), 1)
             counts = np.arange(low, low + width)
             if signal:
+                self._looked["values"] += width * len(rows)
                 powers = self._chained(rows, counts, carried)
                 values = self._both(rows, counts, powers, 1, 2, self.certain)
                 carried = self._chained(rows, counts[-1:] + 1, carried, counts)
@@ -118,8 +128,21 @@ class Worth:
             next_ = np.maximum(np.where(rate[rows] > 0, low, most[rows]) - least[rows], 0)
             further = self.limit[rows] - rate[rows] * next_
             going = (low <= most[rows]) & (further > peak[rows])
+            if signal:
+                # Signals are concave from the first rollout on: a surplus that has fallen goes on to fall.
+                there = allowed & (counts > 0)
+                first, final = there.argmax(axis=1), there.shape[1] - 1 - there[:, ::-1].argmax(axis=1)
+                before = np.where(first < final, surplus[every, first], last[rows])
+                some = there.any(axis=1)
+                going &= ~(some & (surplus[every, final] <= before))
+                last[rows[some]] = surplus[every, final][some]
             rows, carried = rows[going], carried[:, going]
         return worth, place
+
+    @property
+    def _weary(self) -> bool:
+        """Whether as many values were looked at as may be."""
+        return self._looked["values"] > MOST_LOOKED
 
     @cached_property
     def limit(self) -> Floats:
@@ -128,7 +151,8 @@ class Worth:
             return self.spec.table.max(axis=1, initial=-np.inf)
         if self.spec.value not in ("posterior", "knapsack_rl"):
             return np.zeros(len(self.spec.prompts))
-        return self._moment(1, 2, self.certain)[:, 0]
+        success, failure = self._outcomes(np.arange(len(self.spec.prompts)))
+        return np.where(success & failure, 0.0, self._moment(1, 2, self.certain))[:, 0]
 
     def sizes(self, rollouts: Integers) -> Floats:
         """(prompts,) how large the numbers are that values are differences of: a signal is its limit less the rest."""
@@ -177,7 +201,7 @@ class Worth:
         drawn = 0 if self.spec.prompts.drawn is None else self.spec.prompts.drawn[rows, None]
         if self.prior is None or self.certain:
             rate, further = self._rate()[rows, None], np.maximum(counts - drawn, 0)
-            return np.stack([rate**further, (1 - rate) ** further])
+            return np.stack([rate**further, _rest(rate, further)])
         a, b = (shape[rows, None] for shape in self._updated())
         steps = (counts if passed is None else passed) - drawn
         # From each count to the next, nothing before the draws are reached.
@@ -194,7 +218,7 @@ class Worth:
         further = np.maximum(counts - drawn, 0)
         if self.prior is None or (self.certain if certain is None else certain):
             rate = self._rate()[:, None]
-            return np.stack([rate**further, (1 - rate) ** further])
+            return np.stack([rate**further, _rest(rate, further)])
         a, b = self._updated()
         product = np.ones((2, len(a), 1))
         rows, low = np.flatnonzero(further[:, 0] > 0), 0
@@ -355,7 +379,7 @@ class Worth:
         best, below, above = value, (value, slope), (value, slope)
         around = max(abs(start), 1e-3 * abs(value) / max(math.fsum(self.cost * self.reach[1]), 1.0), 1e-300)
         width = around
-        while slope < 0:
+        while slope < 0 and not self._weary:
             low, below = high, above
             high, width = high + width, width * 4
             if not math.isfinite(high):
@@ -363,7 +387,7 @@ class Worth:
             above = value, slope = self._tangent(high)
             best = min(best, value)
         width = around
-        while below[1] > 0 and not (self.spec.total is None and low <= 0):
+        while below[1] > 0 and not self._weary and not (self.spec.total is None and low <= 0):
             high, above = low, below
             low, width = low - width, width * 4
             low = low if self.spec.total is not None else max(low, 0.0)
@@ -372,7 +396,7 @@ class Worth:
             below = self._tangent(low)
             best = min(best, below[0])
         for cut in range(CUTS):
-            if not below[1] < 0 < above[1]:
+            if self._weary or not below[1] < 0 < above[1]:
                 break
             meet = (below[0] - below[1] * low - above[0] + above[1] * high) / (above[1] - below[1])
             lowest = below[0] + below[1] * (meet - low)
@@ -388,3 +412,9 @@ class Worth:
             else:
                 high, above = price, (value, slope)
         return best
+
+
+def _rest(rate: Floats, further: Integers) -> Floats:
+    """(1 − rate)^further, with the digits of tiny rates."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(further == 0, 1.0, np.exp(further * np.log1p(-rate)))

@@ -52,7 +52,7 @@ def save(plan: Plan, path: str | os.PathLike[str], spec: Spec[Any] | None = None
         raise SpecError(f"save takes a plan, got {type(plan).__name__}")
     if spec is not None and spec.kind != plan.kind:
         raise SpecError(f"the plan is one of {plan.kind}, and the spec one of {spec.kind}: save it with its own spec")
-    document = bundle_document(plan, spec)
+    document = bundle_document(plan, spec, listed=file.suffix != ".safetensors")
     match file.suffix:
         case ".json":
             data = json.dumps(inline(document), indent=1, allow_nan=False).encode()
@@ -70,13 +70,13 @@ def save(plan: Plan, path: str | os.PathLike[str], spec: Spec[Any] | None = None
     write_atomically(file, data)
 
 
-def bundle_document(plan: Plan, spec: Spec[Any] | None) -> dict[str, Any]:
-    """Plan, certificate and spec as one document, arrays still arrays."""
+def bundle_document(plan: Plan, spec: Spec[Any] | None, listed: bool = False) -> dict[str, Any]:
+    """Plan, certificate and spec as one document, arrays still arrays; `listed`: they will be written as lists."""
     document: dict[str, Any] = {"equipoise": version("equipoise"), "plan": plan.fields()}
     if plan.certified:
         certificate = plan.certificate
         if spec is not None:
-            certificate = certificate.model_copy(update={"spec_digest": spec.digest()})
+            certificate = certificate.model_copy(update={"spec_digest": spec.digest(listed)})
         document["certificate"] = certificate.document()
     if spec is not None:
         document["spec"] = spec.fields()

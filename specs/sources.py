@@ -71,12 +71,17 @@ class Cells(list[str]):
         return f"{self.file}:{self.lines[row]}"
 
 
+LONGEST_WORD, COMPARED, LISTED = 100, 1000, 20
+"""Characters of a word, and choices, that are compared to find what was meant; and choices listed where none is."""
+
+
 def suggest(word: str, choices: Sequence[str]) -> str:
     """`; did you mean 'trials'?`, or the choices where none is close."""
-    close = difflib.get_close_matches(word, choices, n=1)
+    close = difflib.get_close_matches(word[:LONGEST_WORD], choices[:COMPARED], n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; there are {', '.join(repr(choice) for choice in choices)}" if choices else ""
+    listed = ", ".join(repr(choice) for choice in choices[:LISTED]) + (", …" if len(choices) > LISTED else "")
+    return f"; there are {listed}" if choices else ""
 
 
 def is_reference(value: Any) -> bool:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from .certificate import Certificate, Sense, relative_gap
-from .errors import EquipoiseError, Place, SpecError, dotted
+from .errors import EquipoiseError, Place, SpecError, dotted, shown
 from .problems import problems
 from .sources import Folder, suggest
 from .tables import Table
@@ -216,9 +216,14 @@ class Spec(_Model, Generic[P]):
                 cls.plan = arguments[0]
 
     def rules(self, plan: P) -> Iterator[Broken]:  # pyright: ignore[reportGeneralTypeIssues]
-        """What is wrong with a plan: the demands that it breaks, and what it reports of itself that is not so."""
-        yield from self.demands(plan)
-        yield from self.reports(plan)
+        """What is wrong with a plan: the demands that it breaks; if it breaks none, what it reports of itself that is
+        not so. What a plan that breaks some says of itself has no meaning, and to look into it no limit."""
+        broken = False
+        for rule in self.demands(plan):
+            broken = True
+            yield rule
+        if not broken:
+            yield from self.reports(plan)
 
     def demands(self, plan: P) -> Iterator[Broken]:  # pyright: ignore[reportGeneralTypeIssues]
         """The rules of the task that a plan breaks; none for a feasible plan. Cheap enough to run in every solve."""
@@ -262,10 +267,13 @@ class Spec(_Model, Generic[P]):
         kept = {name: value for name, value in named if value is not None}  # a table that is kept is not read again
         return type(self).read({**kept, **changes}, folder)
 
-    def digest(self) -> str:
-        """SHA-256 of everything in the spec, the same wherever and from whatever source it was read."""
+    def digest(self, listed: bool = False) -> str:
+        """SHA-256 of everything in the spec, the same wherever and from whatever source it was read.
+
+        listed: of the spec as it is read back from lists, in which tables without rows have lost their columns.
+        """
         state = hashlib.sha256()
-        _feed(state, self.fields())
+        _feed(state, self.fields(), listed)
         return state.hexdigest()
 
 
@@ -282,19 +290,27 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray):
         if not isinstance(other, np.ndarray) or one.dtype != other.dtype:
             return False
-        return np.array_equal(one, other) or one.size == other.size == 0  # a list of no rows has no columns
+        if len(one) or len(other):
+            return np.array_equal(one, other)
+        return one.shape == other.shape or "empty" in (_shape(one), _shape(other))  # a list of no rows has no columns
     return type(one) is type(other) and one == other
 
 
-def _feed(state: Any, value: Any) -> None:
+def _shape(array: NDArray[Any], listed: bool = False) -> str:
+    """The shape of an array, that of all empty lists being one; `listed`: as lists tell it."""
+    nothing = not len(array) and (listed or not any(array.shape))
+    return "empty" if nothing else str(array.shape)
+
+
+def _feed(state: Any, value: Any, listed: bool) -> None:
     if isinstance(value, dict):
         for name in sorted(value):
             state.update(json.dumps(name).encode())
-            _feed(state, value[name])
+            _feed(state, value[name], listed)
         state.update(b"}")
     elif isinstance(value, np.ndarray):
         array: NDArray[Any] = np.ascontiguousarray(value).astype(value.dtype.newbyteorder("<"), copy=False)
-        state.update(f"{array.dtype.str}{array.shape if array.size else 'empty'}".encode())
+        state.update(f"{array.dtype.str}{_shape(array, listed)}".encode())
         state.update(array.tobytes() if not array.size else array.data)
     else:
         state.update(json.dumps(value).encode())
@@ -313,7 +329,7 @@ def kind(name: str) -> type[Spec[Any]]:
     try:
         return kinds()[name]
     except KeyError:
-        raise SpecError(f"kind: {name!r} is not a kind of task{suggest(name, list(kinds()))}") from None
+        raise SpecError(f"kind: {shown(name)} is not a kind of task{suggest(name, list(kinds()))}") from None
 
 
 def _kind(name: str) -> type[Spec[Any]] | None:

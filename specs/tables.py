@@ -128,7 +128,7 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     seen: dict[str, int] = {}
     for number, name in enumerate(names):
         if name in seen:
-            raise Fault(f"is {name!r}, as entry {seen[name]} is; names must differ", number)
+            raise Fault(f"is {shown(name)}, as entry {seen[name]} is; names must differ", number)
         seen[name] = number
     return names
 

@@ -25,6 +25,10 @@ GAP = 1e-5
 """The gap that `auto` asks for where costs differ."""
 UNEVEN = 1e5
 """Ratio of two costs from which on a search is not worth trying unless it is asked for."""
+PER_FIT = {"shared_power_law": (1200, 50), "power_law": (1000, 1000)}
+"""Numbers that a fit comes to, per group and per observation."""
+CONVEX = 6000
+"""Those of a convex fit per group, whose observations count by their fourth power besides."""
 
 
 class CollectionAlgorithm(Algorithm[CollectionBudgets, CollectionPlan]):
@@ -43,6 +47,17 @@ class CollectionAlgorithm(Algorithm[CollectionBudgets, CollectionPlan]):
         if len(groups) and spec.fairness is not None:
             return "fairness.max_gap ties the groups together beyond the budget"
         return None
+
+    @classmethod
+    def numbers(cls, spec: CollectionBudgets) -> int:
+        """What a fit holds at a time, or as many as would take about as long: up to 60 ns each, by measurement."""
+        if spec.observations is None:
+            return 0
+        if spec.model == "convex_monotone":
+            seen = np.unique(spec.observations.group, return_counts=True)[1]
+            return int((CONVEX + seen**4 // 16).sum())
+        each, every = PER_FIT[spec.model]
+        return each * len(spec.groups) + every * len(spec.observations)
 
     def gap(self, spec: CollectionBudgets) -> float:
         """That of the mean; at equal costs, where nothing is left over, none remains."""
@@ -63,7 +78,7 @@ class CollectionAlgorithm(Algorithm[CollectionBudgets, CollectionPlan]):
         self, spec: CollectionBudgets, gap: float, seed: int, threads: int, control: Control
     ) -> Found[CollectionPlan]:
         """Raises `ProgramInfeasible` where what must be bought cannot be."""
-        market = Market(spec)
+        market = Market(spec, control)
         if not market.affordable:
             raise ProgramInfeasible("what must be bought is more than can be")
         if not len(spec.groups):

@@ -136,10 +136,12 @@ class DecodeSearch(Algorithm[DecodeAllocation, DecodePlan]):
 
     @classmethod
     def quick(cls, spec: DecodeAllocation) -> bool:
-        """Up to 16 workers of 72 slots, 64 waiting requests and 8 steps, without KV limits: 0.13 ms, 0.5 ms at most."""
+        """Up to 16 workers of 72 slots, 64 waiting requests and 8 steps, without KV limits, and without affinity, with
+        which requests of one size can take 2.2 ms: 0.07 ms, 1.3 ms at most."""
         sizes = len(spec.workers), len(spec.waiting), len(spec.active), spec.horizon.size
         small = all(size <= most for size, most in zip(sizes, (16, 64, 16 * 72, 8), strict=True))
-        return small and spec.minimise == "step_time" and spec.workers.kv_capacity is None
+        alike = spec.workers.kv_capacity is None and spec.waiting.affinity is None
+        return small and spec.minimise == "step_time" and alike
 
     @classmethod
     def numbers(cls, spec: DecodeAllocation) -> int:

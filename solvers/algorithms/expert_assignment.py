@@ -36,8 +36,15 @@ class ExpertAlgorithm(Algorithm[ExpertAssignment, AssignmentPlan]):
 
     @classmethod
     def quick(cls, spec: ExpertAssignment) -> bool:
-        """Up to 1024 scores: 0.2 ms, 0.9 ms at most, where many of them are the same."""
-        return spec.scores.size <= 1024
+        """Up to 1024 scores of 128 experts, of which a token gets 16: 0.2 ms, 1 ms at most."""
+        tokens, experts = spec.tokens, spec.experts
+        few = experts <= 128 and spec.experts_per_token <= 16
+        return few and max(tokens, 1) * max(experts, 1) <= 1024 and tokens * spec.experts_per_token <= 1024
+
+    @classmethod
+    def numbers(cls, spec: ExpertAssignment) -> int:
+        """Scores in the order of the experts, choices, and moves from each expert to each."""
+        return spec.tokens * (spec.experts + spec.experts_per_token) + spec.experts**2
 
     def refuses(self, spec: ExpertAssignment) -> str | None:
         """The graph of experts has an arc for every pair of them."""

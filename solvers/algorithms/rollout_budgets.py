@@ -19,7 +19,7 @@ from ..formulation import Evidence
 from ..purse import COARSE as COARSE_NOTE
 from ..purse import Purse, purse
 from ..rollout_beliefs import fit_notes
-from ..rollout_values import Outlook
+from ..rollout_values import Outlook, rest
 from .choice import SETTLED, choose, worth
 from .multiple_choice import bound, hulls
 from .rollout_groups import grouped
@@ -29,6 +29,8 @@ from .rungs import COUNT, GAIN, running_product
 SEARCH_GAP: Final = 1e-3
 """The gap that `auto` asks for where the problem is a multiple choice."""
 
+LONGEST_HISTORY: Final = 32
+"""Trials of a prompt up to which a prior is fitted in no time to speak of; with 4096 of them it takes 30 ms."""
 LARGEST_CLIMB: Final = 2**26
 """Rollouts that groups are climbed up to, all of them together."""
 
@@ -50,9 +52,15 @@ class RolloutAlgorithm(Algorithm[RolloutBudgets, RolloutPlan]):
 
     @classmethod
     def quick(cls, spec: RolloutBudgets) -> bool:
-        """The threshold over up to 512 prompts and 8192 rollouts: 0.13 ms, 0.42 ms at most."""
-        small = spec.total is not None and spec.total <= 8192 and len(spec.prompts) <= 512
-        return small and spec.groups is None and concave(spec)
+        """The threshold over up to 512 prompts and 8192 rollouts, those of one multiple for every prompt included;
+        a prior is fitted to short histories alone. 0.07 ms, 0.5 ms at most."""
+        prompts, step = spec.prompts, spec.multiple_of
+        small = spec.total is not None and spec.total <= 8192 and len(prompts) <= 512 and step * len(prompts) <= 8192
+        if not small or spec.groups is not None or not concave(spec):
+            return False
+        if prompts.trials is None or spec.prior != "fit":
+            return True
+        return int(prompts.trials.max(initial=0)) <= LONGEST_HISTORY
 
     @classmethod
     def numbers(cls, spec: RolloutBudgets) -> int:
@@ -72,7 +80,7 @@ class RolloutAlgorithm(Algorithm[RolloutBudgets, RolloutPlan]):
             raise ProgramInfeasible("the total is no multiple")
         if spec.total is not None and concave(spec):
             return _threshold(run, spec.total // spec.multiple_of)
-        return _choice(run, gap)
+        return _choice(run, gap, control)
 
     def search_seconds(self, spec: RolloutBudgets) -> float:
         """By measured costs: a column per prompt and count, 30 to 240 µs each at 1024 × 64."""
@@ -98,8 +106,9 @@ def _threshold(run: Steps, total: int) -> Found[RolloutPlan]:
     return _found(run, counts, price, group_price, Evidence(objective, objective, "threshold", _notes(run)), label)
 
 
-def _choice(run: Steps, gap: float) -> Found[RolloutPlan]:
-    """A choice among the counts of every prompt, and how good it is at least."""
+def _choice(run: Steps, gap: float, control: Control) -> Found[RolloutPlan]:
+    """A choice among the counts of every prompt, and how good it is at least. Raises `SolveTimeout` where there is no
+    time for the table of values."""
     spec, step, height = run.spec, run.spec.multiple_of, run.top - run.start
     if spec.total is not None:
         money = Purse(np.ones(run.size, np.int64), spec.total // step, Fraction(step), np.ones(run.size))
@@ -120,7 +129,7 @@ def _choice(run: Steps, gap: float) -> Found[RolloutPlan]:
     reach = top
     if money.coarse:  # counts that only the rounding of costs excludes
         reach = np.minimum(height, np.floor(np.minimum(left / money.true_cost, height)).astype(np.int64) + 1)
-    values = table(run, reach)
+    values = table(run, reach, control.check)
     chosen = choose(values, top, money.cost, room, spec.total is not None, gap)
     objective = worth(values, chosen.counts)
     highest = chosen.relaxed
@@ -181,7 +190,7 @@ def _gradient_share(view: Outlook, rollouts: Integers) -> float | None:
         return 0.0
     further = rollouts - view.seen
     if view.alpha is None or view.beta is None:
-        no_failure, no_success = view.rate**further, (1 - view.rate) ** further
+        no_failure, no_success = view.rate**further, rest(view.rate, further)
     else:
         no_failure, no_success = np.empty(len(further)), np.empty(len(further))
         both = view.alpha + view.beta

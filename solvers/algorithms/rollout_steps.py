@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +16,8 @@ from ..rollout_values import Outlook, outlook
 from .budget import take
 from .rungs import BELIEF, RATE, RECIPROCAL, SUM, VIP, begin, tabulate
 
+BLOCK: Final = 2**20
+"""Values that are tabulated between two looks at the clock: some 60 ms."""
 LAWS: Final = {"neyman": RECIPROCAL, "gvm": RECIPROCAL, "vip": VIP}
 
 
@@ -142,18 +145,24 @@ def _curve(spec: RolloutBudgets, view: Outlook) -> tuple[int, Floats]:
     return law, curve
 
 
-def table(run: Steps, top: Integers) -> Floats:
-    """(prompts × rungs) what counts are worth, from the first allowed rung on."""
+def table(run: Steps, top: Integers, look: Callable[[], None]) -> Floats:
+    """(prompts × rungs) what counts are worth, from the first allowed rung on. `look` is called every `BLOCK` values,
+    and raises where there is no more time."""
     spec, step = run.spec, run.spec.multiple_of
     # One beyond the top, where there is one: the best step not taken may be out of reach.
     width = min(int(top.max(initial=0)) + 2, int((run.top - run.start).max(initial=0)) + 1)
+    if run.law in (BELIEF, RATE) and spec.table is None:
+        values, block = np.empty((run.size, width)), max(BLOCK // max(run.size, 1), 1)
+        for first in range(0, width, block):
+            if first:
+                look()
+            part = np.empty((run.size, min(block, width - first)))
+            tabulate(run.law, step, run.view.seen, run.curve, run.state, run.place, run.top, part)
+            values[:, first : first + block] = part
+        return values
     rungs = np.minimum(run.start[:, None] + np.arange(width), run.top[:, None])
     if spec.table is not None:
         return np.take_along_axis(spec.table, rungs * step, axis=1)
-    if run.law in (BELIEF, RATE):
-        values = np.empty(rungs.shape)
-        tabulate(run.law, step, run.view.seen, run.curve, run.state, run.place, run.top, values)
-        return values
     rollouts = rungs * float(step)
     weight = run.curve[:, :1]
     return -weight / rollouts if run.law == RECIPROCAL else -weight * ((rollouts - 1) / rollouts**2)

@@ -76,6 +76,7 @@ class CollectionProgram(Formulation[CollectionBudgets, CollectionPlan]):
 
     def formulate(self) -> Program:
         """Columns: `lots` (groups), and what they spare: `extra` per lot that is in doubt."""
+        self.market.control = self.control
         if self.coupled.there:
             return self.coupled.formulate(self.control)
         builder = Builder("minimise", gap=WINDOW_GAP)
