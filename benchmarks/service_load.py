@@ -2,10 +2,12 @@
 
     python benchmarks/service_load.py                     # the overhead of calls, and throughput
     python benchmarks/service_load.py --overload 60       # and 60 seconds at ten times the capacity
+    python benchmarks/service_load.py --profile           # and what each part of a tiny solve takes
 
 Overhead is the time from call to plan in the caller's hand, less the `seconds` of the certificate; each call asks
 something else, so that the cache answers none. The echo returns the same bytes, from a server of its own that does
-nothing else, through the same library. Calls alternate between the two. Medians in milliseconds.
+nothing else, through the same library. Calls alternate between the two. Medians in milliseconds. *Bytes* is the same
+call from bytes that are ready to bytes that nobody reads: the service alone, without the Python client.
 """
 
 from __future__ import annotations
@@ -30,8 +32,11 @@ from rich.table import Table
 
 import equipoise as eq
 from equipoise.clients.remote import messages
+from equipoise.server.answers import content_key
+from equipoise.server.protocol import equipoise_pb2 as pb
 from equipoise.server.protocol import wire
 from equipoise.solvers.control import Options
+from equipoise.solvers.solve import Solver
 
 LARGE = [("grpc.max_receive_message_length", 2**26), ("grpc.max_send_message_length", 2**26)]
 CALLERS = 64
@@ -106,51 +111,103 @@ class Overhead:
     name: str
     target: float
     echo: list[float] = field(default_factory=list)
+    raw: list[float] = field(default_factory=list)
     ours: list[float] = field(default_factory=list)
     solver: list[float] = field(default_factory=list)
 
     def row(self) -> tuple[str, ...]:
-        echo, ours, solver = (float(np.median(times)) for times in (self.echo, self.ours, self.solver))
-        shown = (f"{1e3 * number:.3f}" for number in (echo, ours, solver))
-        return self.name, *shown, f"{ours / echo:.2f}", f"≤ {self.target}"
+        echo, raw, ours, solver = (float(np.median(times)) for times in (self.echo, self.raw, self.ours, self.solver))
+        shown = (f"{1e3 * number:.3f}" for number in (echo, raw, ours, solver))
+        return self.name, *shown, f"{raw / echo:.2f}", f"{ours / echo:.2f}", f"≤ {self.target}"
 
 
-def calls(client: eq.Client, echo: grpc.Channel, name: str, target: float, specs: list[Any]) -> Overhead:
+def calls(client: eq.Client, channels: Channels, name: str, target: float, specs: list[Any]) -> Overhead:
     """Solves one after the other, each beside an echo of its request."""
-    once, found = echo.unary_unary("/Echo/Once"), Overhead(name, target)
+    once, solve = channels.echo.unary_unary("/Echo/Once"), channels.ours.unary_unary("/equipoise.v1.Balancer/Solve")
+    found = Overhead(name, target)
     for number, spec in enumerate(specs):
-        request = messages.solve(spec, Options()).request
-        wire_time, _ = timed(lambda: once(request, timeout=10))  # noqa: B023
+        request = messages.solve(spec.replace(name="bytes"), Options()).request
+        echo, _ = timed(lambda: once(request, timeout=10))  # noqa: B023
+        raw, answer = timed(lambda: solve(request, timeout=10))  # noqa: B023
         seconds, plan = timed(lambda: client.solve(spec))  # noqa: B023
         if number >= len(specs) // 10:  # the first warm the connections up
-            found.echo.append(wire_time)
+            found.echo.append(echo)
+            found.raw.append(raw - pb.SolveResponse.FromString(answer).plan.certificate.seconds)
             found.ours.append(seconds - plan.certificate.seconds)
             found.solver.append(plan.certificate.seconds)
     return found
 
 
-def steps(client: eq.Client, echo: grpc.Channel, number: int) -> Overhead:
+@dataclass(frozen=True)
+class Channels:
+    """Connections without a client: to the echo, and to the service."""
+
+    echo: grpc.Channel
+    ours: grpc.Channel
+
+
+class Talk:
+    """A stream on which each message is answered by one."""
+
+    def __init__(self, channel: grpc.Channel, path: str) -> None:
+        self._sent = queue.SimpleQueue[bytes | None]()
+        self._answers = channel.stream_stream(path)(iter(self._sent.get, None))
+
+    def say(self, raw: bytes) -> bytes:
+        """The answer to a message."""
+        self._sent.put(raw)
+        return next(self._answers)
+
+    def end(self) -> None:
+        """Say no more."""
+        self._sent.put(None)
+
+
+def steps(client: eq.Client, channels: Channels, number: int) -> Overhead:
     """Steps of a session, each beside an echo on a stream."""
-    rng, found = np.random.default_rng(3), Overhead("session step, 16 prompts", 1.5)
-    sent = queue.SimpleQueue[bytes | None]()
-    answers = echo.stream_stream("/Echo/Stream")(iter(sent.get, None))
-
-    def echoed(raw: bytes) -> bytes:
-        sent.put(raw)
-        return next(answers)
-
-    with client.session(rollouts(rng, 16, 0)) as session:
+    rng, found = np.random.default_rng(3), Overhead("step, 16 prompts", 1.5)
+    spec = rollouts(rng, 16, 0)
+    echo, ours = Talk(channels.echo, "/Echo/Stream"), Talk(channels.ours, messages.SESSION)
+    ours.say(messages.session_open(spec, Options()))
+    with client.session(spec) as session:
         for step in range(number):
             changes = {"total": 128 + step % 97}
-            raw = messages.session_step(changes, step)
-            wire_time, _ = timed(lambda: echoed(raw))  # noqa: B023
+            request = messages.session_step(changes, step)
+            wire_time, _ = timed(lambda: echo.say(request))  # noqa: B023
+            raw, answer = timed(lambda: ours.say(request))  # noqa: B023
             seconds, plan = timed(lambda: session.step(**changes))  # noqa: B023
             if step >= number // 10:
                 found.echo.append(wire_time)
+                found.raw.append(raw - pb.SessionResponse.FromString(answer).plan.certificate.seconds)
                 found.ours.append(seconds - plan.certificate.seconds)
                 found.solver.append(plan.certificate.seconds)
-    sent.put(None)
+    echo.end()
+    ours.end()
     return found
+
+
+def profile() -> Table:
+    """What each part of a tiny solve takes when it is done again and again, its code and data in the caches."""
+    spec = rollouts(np.random.default_rng(0), 16, 0)
+    operation, limits, options = messages.solve(spec, Options()), wire.Limits(), Options()
+    received = pb.SolveRequest.FromString(operation.request)
+    plan = eq.solve(spec)
+    answer = b"".join(wire.field(1, wire.plan_fields(plan)))
+    parts: dict[str, Callable[[], Any]] = {
+        "client: the request as bytes": lambda: messages.solve(spec, options),
+        "server: parse and validate": lambda: wire.read_task(
+            pb.SolveRequest.FromString(operation.request).spec, limits
+        ),
+        "server: key of the cache": lambda: content_key("tenant", spec, wire.read_options(received.options)),
+        "server: solve": lambda: Solver(options).solve(spec, search=False),
+        "server: the answer as bytes": lambda: b"".join(wire.field(1, wire.plan_fields(plan))),
+        "client: the plan from bytes": lambda: operation.read(answer),
+    }
+    table = Table("part", "µs, warm", title="A tiny solve in parts")
+    table.columns[1].justify = "right"
+    for name, run in parts.items():
+        table.add_row(name, f"{1e6 * float(np.median([timed(run)[0] for _ in range(1000)])):.0f}")
+    return table
 
 
 async def rate(work: Callable[[int], Any], seconds: float) -> float:
@@ -280,6 +337,7 @@ def main() -> None:
     arguments.add_argument("--calls", type=int, default=1000, help="calls of each kind")
     arguments.add_argument("--seconds", type=float, default=5.0, help="seconds of each throughput")
     arguments.add_argument("--overload", type=float, default=0.0, help="seconds at ten times the capacity; 0 for none")
+    arguments.add_argument("--profile", action="store_true", help="what each part of a tiny solve takes")
     asked = arguments.parse_args()
     console, rng = Console(), np.random.default_rng(0)
     with (
@@ -288,16 +346,24 @@ def main() -> None:
         process(SERVE, folder) as (address, server),
     ):
         echo_address = f"127.0.0.1:{port}"
-        table = Table("call", "echo ms", "ours less solver ms", "solver ms", "ratio", "target", title="Overhead")
+        heads = ("call", "echo", "bytes", "client", "solver", "bytes ÷ echo", "client ÷ echo", "target")
+        table = Table(*heads, title="Overhead in ms, less the solver's time")
         for column in table.columns[1:]:
             column.justify = "right"
-        with eq.connect(address) as client, grpc.insecure_channel(echo_address, options=LARGE) as echo:
+        with (
+            eq.connect(address) as client,
+            grpc.insecure_channel(echo_address, options=LARGE) as echo,
+            grpc.insecure_channel(address, options=LARGE) as ours,
+        ):
+            channels = Channels(echo, ours)
             tiny = [rollouts(rng, 16, number % 97) for number in range(asked.calls)]
-            table.add_row(*calls(client, echo, "solve, 16 prompts", 1.5, tiny).row())
-            table.add_row(*steps(client, echo, asked.calls).row())
+            table.add_row(*calls(client, channels, "solve, 16 prompts", 1.5, tiny).row())
+            table.add_row(*steps(client, channels, asked.calls).row())
             matrices = [scores(rng) for _ in range(max(asked.calls // 10, 10))]
-            table.add_row(*calls(client, echo, "solve, 1 MiB of scores", 1.3, matrices).row())
+            table.add_row(*calls(client, channels, "solve, 1 MiB", 1.3, matrices).row())
         console.print(table)
+        if asked.profile:
+            console.print(profile())
         solves, echoes = asyncio.run(throughput(address, echo_address, asked.seconds))
         console.print(
             f"{CALLERS} callers: {solves:,.0f} solves/s, {echoes:,.0f} echoes/s: {solves / echoes:.0%} (target ≥ 25 %)"

@@ -14,15 +14,16 @@ from typing import Any, Self, TypeVar
 
 from ..solvers.check import CheckResult, check
 from ..solvers.control import Options
-from ..solvers.session import Session
+from ..solvers.session import Session, kept
 from ..solvers.solve import Solver
 from ..specs.errors import EquipoiseError, ServiceError
 from ..specs.schema import json_schema
 from ..specs.spec import Plan, Spec, kinds
-from .asked import limit
+from .asked import limit, name, seconds
 from .client import AsyncClient, AsyncSession, Client, ClientSession, Kind
 from .jobs import AsyncJob, JobState
-from .local_jobs import AsyncLocalJob, LocalJob, LocalJobs
+from .local_job import AsyncLocalJob, LocalJob
+from .local_jobs import LocalJobs
 
 P = TypeVar("P", bound=Plan)
 R = TypeVar("R")
@@ -37,27 +38,27 @@ class LocalClient(Client):
         self._closed = False
 
     def check(self, spec: Spec[Any], plan: Plan, *, timeout: float | None = None) -> CheckResult:
-        self.ensure_open()
+        self.ensure_open(timeout)
         return check(spec, plan)
 
     def kinds(self, *, timeout: float | None = None) -> dict[str, str]:
-        self.ensure_open()
+        self.ensure_open(timeout)
         return {name: (spec.__doc__ or "").partition("\n")[0] for name, spec in kinds().items()}
 
     def describe(self, kind: str, *, timeout: float | None = None) -> Kind:
-        self.ensure_open()
-        schema = json_schema(kind)  # raises for a name that is none
+        self.ensure_open(timeout)
+        schema = json_schema(name("kind", kind))  # raises for a name that is none
         example = files("equipoise.specs") / "examples" / "minimal" / f"{kind}.yaml"
         return Kind(kind, schema, example.read_text("utf-8"))
 
     def job(self, job_id: str, *, timeout: float | None = None) -> LocalJob[Plan]:
-        self.ensure_open()
+        self.ensure_open(timeout)
         return LocalJob(self._jobs.find(job_id), self._jobs, self.timeout)
 
     def jobs(
         self, *, states: Iterable[JobState] = (), kind: str | None = None, timeout: float | None = None
     ) -> Iterator[LocalJob[Plan]]:
-        self.ensure_open()
+        self.ensure_open(timeout)
         for record in self._jobs.listed(tuple(states), kind):
             yield LocalJob(record, self._jobs, self.timeout)
 
@@ -75,13 +76,15 @@ class LocalClient(Client):
         return LocalSession(Session(spec, options, within=limit(timeout, options, self.timeout)))
 
     def _submit(self, spec: Spec[P], options: Options, key: str | None, timeout: float | None) -> LocalJob[P]:
-        self.ensure_open()
+        self.ensure_open(timeout)
         return LocalJob(self._jobs.submit(spec, options, key), self._jobs, self.timeout)
 
-    def ensure_open(self) -> None:
-        """Raises `ServiceError` once the client is closed."""
+    def ensure_open(self, timeout: float | None = None) -> None:
+        """Raises `ServiceError` once the client is closed, and `UnsupportedError` for a timeout that is none."""
         if self._closed:
             raise ServiceError("the client is closed")
+        if timeout is not None:
+            seconds("timeout", timeout)
 
 
 class LocalSession(ClientSession[P]):
@@ -113,21 +116,21 @@ class AsyncLocalClient(AsyncClient):
         self._client = LocalClient(timeout)
 
     async def check(self, spec: Spec[Any], plan: Plan, *, timeout: float | None = None) -> CheckResult:
-        return await asyncio.to_thread(self._client.check, spec, plan)
+        return await asyncio.to_thread(self._client.check, spec, plan, timeout=timeout)
 
     async def kinds(self, *, timeout: float | None = None) -> dict[str, str]:
-        return self._client.kinds()
+        return self._client.kinds(timeout=timeout)
 
     async def describe(self, kind: str, *, timeout: float | None = None) -> Kind:
-        return self._client.describe(kind)
+        return self._client.describe(kind, timeout=timeout)
 
     async def job(self, job_id: str, *, timeout: float | None = None) -> AsyncJob[Plan]:
-        return AsyncLocalJob(self._client.job(job_id))
+        return AsyncLocalJob(self._client.job(job_id, timeout=timeout))
 
     async def jobs(
         self, *, states: Iterable[JobState] = (), kind: str | None = None, timeout: float | None = None
     ) -> AsyncIterator[AsyncJob[Plan]]:
-        for job in self._client.jobs(states=states, kind=kind):
+        for job in self._client.jobs(states=states, kind=kind, timeout=timeout):
             yield AsyncLocalJob(job)
 
     async def close(self) -> None:
@@ -148,7 +151,7 @@ class AsyncLocalSession(AsyncSession[P]):
     """A warm session of this process, whose steps run in a thread."""
 
     def __init__(self, spec: Spec[P], options: Options, within: float) -> None:
-        self.spec = spec
+        self.spec = kept(spec)
         self._options, self._within = options, within
         self._session: Session[P] | None = None
         self._closed = False

@@ -15,8 +15,15 @@ from .protocol.failures import Refused
 
 LEARNING = 0.1
 """Weight of the latest request in the running mean of its like."""
+LEAST_ROOM = 2**28
+"""Bytes of requests that a server has room for, at least."""
+ROOM_DELAY = 0.2
+"""Seconds that a caller is asked to wait for room."""
 MOST_TAKEN = 1024
 """Requests taken on at one time, whatever is expected of them."""
+CHEAP, MOST_CHEAP = 0.001, 128
+"""Seconds that a request takes which costs no more than its refusal would, and how many requests may be taken on before
+such a one is refused all the same."""
 LEAST_DELAY = 0.01
 """Seconds that a refused caller is asked to wait, at least."""
 
@@ -47,7 +54,8 @@ class Admission:
     def taking(self, call: str, size: int) -> Iterator[Work]:
         """Take a request on while the context lasts. Raises `Refused` where it would wait too long."""
         expected = self.expected(call, size)
-        if self.taken >= self._most or self.wait > max(self._patience, expected / 2):
+        cheap = expected < CHEAP and self.taken < MOST_CHEAP
+        if self.taken >= self._most or (self.wait > max(self._patience, expected / 2) and not cheap):
             delay = max(self.wait, LEAST_DELAY)
             raise Refused(Code.RESOURCE_EXHAUSTED, "OVERLOADED", "the server has more to do than it can do soon", delay)
         work = Work()
@@ -61,6 +69,29 @@ class Admission:
             if work.seconds is not None:
                 known = self._means.get((call, size.bit_length()), work.seconds)
                 self._means[call, size.bit_length()] = known + LEARNING * (work.seconds - known)
+
+
+class Room:
+    """Bytes of requests that are in hand. Belongs to the event loop.
+
+    most: bytes, all together; a request that is alone has room whatever its size.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.taken = 0
+
+    @contextmanager
+    def taking(self, size: int) -> Iterator[None]:
+        """Hold a request of a size while the context lasts. Raises `Refused` where there is no room."""
+        if self.taken and self.taken + size > self._most:
+            text = f"the server has {self.taken:,} bytes of requests in hand, and room for {self._most:,}"
+            raise Refused(Code.RESOURCE_EXHAUSTED, "OVERLOADED", text, ROOM_DELAY)
+        self.taken += size
+        try:
+            yield
+        finally:
+            self.taken -= size
 
 
 class Work:

@@ -68,14 +68,22 @@ class Cache:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A serialised SolveResponse without its source.
+class Outcome:
+    """How a solve ended: with a serialised SolveResponse, without its source, or with an error.
 
-    hurried: it was cut short by its first caller, rather than by the time limit in the options.
+    hurried: it was cut short by what binds its first caller alone, his deadline or that he left. Others do not have to
+    put up with it.
     """
 
-    response: bytes
+    response: bytes = b""
+    error: BaseException | None = None
     hurried: bool = False
+
+    def answer(self) -> bytes:
+        """The response. Raises the error."""
+        if self.error is not None:
+            raise self.error
+        return self.response
 
 
 @dataclass
@@ -92,8 +100,8 @@ class Flight:
     callers: int = 1
     abandoned: bool = False
     search: asyncio.Task[None] | None = None
-    outcome: Answer | BaseException | None = None
-    waiting: list[Future[Answer]] = field(default_factory=list)
+    outcome: Outcome | None = None
+    waiting: list[Future[Outcome]] = field(default_factory=list)
 
 
 @dataclass
@@ -145,16 +153,16 @@ class Flights:
         flight.callers -= 1
         flight.abandoned = not flight.callers
 
-    def landing(self, flight: Flight) -> Future[Answer]:
+    def landing(self, flight: Flight) -> Future[Outcome]:
         """What one caller waits for; cancelling it is nothing to the others."""
-        mine = Future[Answer]()
+        mine = Future[Outcome]()
         with self._lock:
             flight.waiting.append(mine)
             if flight.outcome is not None:
                 _tell(flight, flight.outcome)
         return mine
 
-    def land(self, flight: Flight, outcome: Answer | BaseException) -> None:
+    def land(self, flight: Flight, outcome: Outcome) -> None:
         """A flight is over: tell all who wait."""
         with self._lock:
             if self._flights.get(flight.key) is flight:
@@ -163,15 +171,11 @@ class Flights:
             _tell(flight, outcome)
 
 
-def _tell(flight: Flight, outcome: Answer | BaseException) -> None:
+def _tell(flight: Flight, outcome: Outcome) -> None:
     while flight.waiting:
         future = flight.waiting.pop()
-        if not future.set_running_or_notify_cancel():
-            continue
-        if isinstance(outcome, Answer):
+        if future.set_running_or_notify_cancel():
             future.set_result(outcome)
-        else:
-            future.set_exception(outcome)
 
 
 def _outlives(mine: float | None, other: float | None) -> bool:

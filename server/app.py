@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from .balancer import NAME as BALANCER
 from .balancer import Balancer
-from .calls import Gate
+from .calls import Doorkeeper, Gate
 from .engine import Engine
 from .job_queue import JobQueue
 from .jobs import NAME as JOBS
@@ -38,6 +38,8 @@ KEEPALIVE_TIMEOUT = 20.0
 
 LAST_GRACE = 1.0
 """Seconds that a solve has to end once everything else has."""
+MOST_PENDING = 256
+"""Calls that have arrived and are not looked at yet."""
 MOST_CALLS = 4096
 """Calls in flight, sessions aside; gRPC itself refuses more."""
 SERVICES = (BALANCER, JOBS)
@@ -49,12 +51,17 @@ def grpc_options(largest_message: int) -> list[tuple[str, int]]:
     """Options of the gRPC server. The client's pings are answered as often as its keepalive sends them."""
     return [
         ("grpc.max_receive_message_length", largest_message),
-        ("grpc.max_send_message_length", largest_message),
+        ("grpc.max_send_message_length", -1),  # an answer that was worked for is not thrown away
         ("grpc.keepalive_time_ms", round(KEEPALIVE * 1000)),
         ("grpc.keepalive_timeout_ms", round(KEEPALIVE_TIMEOUT * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", round(KEEPALIVE * 500)),
+        ("grpc.max_concurrent_streams", 1024),  # of one connection
+        # What the loop has not come to yet admission cannot see: gRPC itself cancels some of it beyond the first number
+        # and all of it beyond the second. Clients try again.
+        ("grpc.server.max_pending_requests", MOST_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * MOST_PENDING),
         ("grpc.so_reuseport", 0),  # two servers on one port would each get some of the calls
     ]
 
@@ -98,14 +105,14 @@ class Server:
         self.queue = JobQueue(
             self.store,
             self.workers,
-            slots=settings.workers,
+            slots=self.workers.for_jobs,
             lease=settings.lease,
             retention=settings.retention,
             most_queued=settings.most_queued,
             most_queued_per_tenant=settings.most_queued_per_tenant,
             telemetry=self.telemetry,
         )
-        engine = Engine(settings, self.workers, self.telemetry)
+        engine = self.engine = Engine(settings, self.workers, self.telemetry)
         opened.callback(engine.close)
         self.sessions = Sessions(engine)
         self._assemble(engine)
@@ -126,8 +133,11 @@ class Server:
         self.telemetry.queue("workers", lambda: self.workers.waiting)
         self.telemetry.observe("equipoise_jobs_now", "Jobs in each state, of all servers.", "state", self._jobs)
         gate = Gate(self.tenants, self.telemetry)
-        most = MOST_CALLS + self.settings.most_sessions
-        self._grpc = grpc.aio.server(options=grpc_options(self.settings.largest_message), maximum_concurrent_rpcs=most)
+        self._grpc = grpc.aio.server(
+            options=grpc_options(self.settings.largest_message),
+            interceptors=[] if self.settings.tenants is None else [Doorkeeper(self.tenants, self.telemetry)],
+            maximum_concurrent_rpcs=MOST_CALLS + self.settings.most_sessions,
+        )
         services = Balancer(engine, self.sessions).handlers(gate), JobsService(engine, self.queue).handlers(gate)
         self._grpc.add_generic_rpc_handlers(services)
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]  # there since 3.6
@@ -160,10 +170,11 @@ def _load_algorithms() -> None:
         load(kind)
 
 
-async def serve(settings: ServerSettings, ready: Callable[[Sequence[str]], None] = lambda _: None) -> None:
+async def serve(settings: ServerSettings, ready: Callable[[Sequence[str]], None] = lambda _: None) -> int:
     """Run a server until it is told to stop by SIGTERM or SIGINT; at the second signal it stops at once.
 
-    ready: told the addresses once they answer.
+    ready: told the addresses once they answer. Returns how many threads are still at work for callers who have left:
+    the end of the process would wait for them.
     """
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
     server = Server(settings)
@@ -184,3 +195,4 @@ async def serve(settings: ServerSettings, ready: Callable[[Sequence[str]], None]
     await asyncio.wait((stopped, waiting), return_when=asyncio.FIRST_COMPLETED)
     _log.info("draining", seconds=settings.drain)
     await server.drain(settings.drain)
+    return server.engine.busy

@@ -6,14 +6,16 @@ from functools import cache, partial
 from importlib.resources import files
 
 import grpc
+from google.rpc.code_pb2 import Code
 
 from ..solvers.check import check
 from ..specs.schema import json_schema
 from ..specs.spec import kind, kinds
-from .calls import Gate
+from .calls import SHORT, Gate
 from .engine import Call, Engine, parsed
 from .protocol import equipoise_pb2 as pb
 from .protocol import wire
+from .protocol.failures import Refused
 from .sessions import Sessions
 
 NAME = "equipoise.v1.Balancer"
@@ -31,20 +33,24 @@ class Balancer:
             "Solve": gate.unary(f"{NAME}/Solve", self._engine.solve),
             "Session": gate.conversation(f"{NAME}/Session", self._sessions.converse),
             "Check": gate.unary(f"{NAME}/Check", self._check),
-            "ListKinds": gate.unary(f"{NAME}/ListKinds", self._list_kinds),
-            "DescribeKind": gate.unary(f"{NAME}/DescribeKind", self._describe_kind),
+            "ListKinds": gate.unary(f"{NAME}/ListKinds", self._list_kinds, SHORT),
+            "DescribeKind": gate.unary(f"{NAME}/DescribeKind", self._describe_kind, SHORT),
         }
         return grpc.method_handlers_generic_handler(NAME, methods)
 
     async def _check(self, call: Call, raw: bytes) -> bytes:
-        with self._engine.admission.taking("Check", len(raw)) as work:
-            return await self._engine.in_thread(work, partial(self._checked, call, raw))
+        engine = self._engine
+        with engine.room.taking(len(raw)), engine.admission.taking("Check", len(raw)) as work:
+            return await engine.in_thread(call, work, partial(self._checked, call, raw))
 
     def _checked(self, call: Call, raw: bytes) -> bytes:
         message = parsed(pb.CheckRequest, raw)
         limits = self._engine.limits(call)
         spec = wire.read_task(message.spec, limits)
         call.kind = spec.kind
+        if self._engine.large(spec, len(raw)):
+            text = "the task is too large to be checked here: check it where the plan is used, with eq.check"
+            raise Refused(Code.RESOURCE_EXHAUSTED, "TOO_LARGE", text)
         result = check(spec, wire.read_plan(message.plan, limits))
         return pb.CheckResponse(
             problems=result.problems,

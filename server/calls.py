@@ -6,13 +6,17 @@ Requests arrive as bytes: they are parsed in a thread, off the event loop.
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 import structlog
+from google.rpc.code_pb2 import Code
+from google.rpc.status_pb2 import Status
 
 from ..specs.errors import EquipoiseError
 from .engine import Call
@@ -32,86 +36,136 @@ PUSHBACK = "grpc-retry-pushback-ms"
 _log = structlog.get_logger()
 
 
+SHORT = 2**14
+"""Bytes of a request that carries no document, at most."""
+
+
 class Gate:
     """Turns what answers a call into a handler of the gRPC server."""
 
     def __init__(self, tenants: Tenants, telemetry: Telemetry) -> None:
         self._tenants, self._telemetry = tenants, telemetry
 
-    def unary(self, rpc: str, answer: Callable[[Call, bytes], Awaitable[bytes]]) -> Handler:
-        """A call with one request and one response."""
+    def unary(self, rpc: str, answer: Callable[[Call, bytes], Awaitable[bytes]], most: float = math.inf) -> Handler:
+        """A call with one request, of so many bytes at most, and one response."""
 
         async def handle(raw: bytes, context: Context) -> bytes:
             with self._telemetry.call(rpc, context.invocation_metadata()) as record:
                 try:
-                    with self._entered(context, record) as call:
-                        return await answer(call, raw)
+                    call = self._known(context, record)
+                    try:
+                        with call.tenant.call():
+                            return await answer(call, _short(raw, most))
+                    finally:
+                        record.kind = call.kind
                 except Exception as error:
                     await self._abort(context, error, record)
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
     def streamed(self, rpc: str, answer: Callable[[Call, bytes], AsyncGenerator[bytes]]) -> Handler:
-        """A call with one request and a stream of responses, which waits for a slow reader."""
+        """A call with one short request and a stream of responses, which waits for a slow reader. Counted while it
+        begins: one who watches a job for hours may still cancel it."""
 
         async def handle(raw: bytes, context: Context) -> None:
             with self._telemetry.call(rpc, context.invocation_metadata()) as record:
                 try:
-                    with self._entered(context, record) as call:
-                        async with aclosing(answer(call, raw)) as responses:  # let go at once where the caller hangs up
-                            async for response in responses:
-                                await context.write(response)
+                    call = self._known(context, record)
+                    with call.tenant.call():
+                        responses = answer(call, _short(raw, SHORT))
+                    async with aclosing(responses):  # let go at once where the caller hangs up
+                        async for response in responses:
+                            record.kind = call.kind
+                            await context.write(response)
                 except Exception as error:
                     await self._abort(context, error, record)
 
         return grpc.unary_stream_rpc_method_handler(handle)
 
     def conversation(self, rpc: str, answer: Callable[[Call, Context], Awaitable[None]]) -> Handler:
-        """A call whose requests and responses both stream."""
+        """A call whose requests and responses both stream; its steps count as calls, one by one."""
 
         async def handle(requests: Any, context: Context) -> None:
             with self._telemetry.call(rpc, context.invocation_metadata()) as record:
                 try:
-                    with self._known(context, record) as call:  # its steps count as calls, one by one
+                    call = self._known(context, record)
+                    try:
                         await answer(call, context)
+                    except asyncio.CancelledError:
+                        call.gone = True  # seen by the thread that works for it
+                        raise
+                    finally:
+                        record.kind = call.kind
                 except Exception as error:
                     await self._abort(context, error, record)
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
-    @contextmanager
-    def _known(self, context: Context, record: Record) -> Iterator[Call]:
+    def _known(self, context: Context, record: Record) -> Call:
         """The call as the engine knows it. Raises `Refused` for a stranger."""
         tenant = self._tenants.authenticate(context.invocation_metadata())
         record.tenant = tenant.name
         left = context.time_remaining()
-        call = Call(None if left is None else time.monotonic() + left, tenant=tenant, trace=record.trace)
-        try:
-            yield call
-        finally:
-            record.kind = call.kind
-
-    @contextmanager
-    def _entered(self, context: Context, record: Record) -> Iterator[Call]:
-        """The same within the quotas of its tenant, while it lasts."""
-        with self._known(context, record) as call, call.tenant.call():
-            yield call
+        return Call(None if left is None else time.monotonic() + left, tenant=tenant, trace=record.trace)
 
     async def _abort(self, context: Context, error: Exception, record: Record) -> NoReturn:
         """End a call with the status that tells of an error."""
         if isinstance(error, grpc.aio.AbortError):
             raise error
+        if context.done():  # the caller hung up while he was being answered
+            record.code = "CANCELLED"
+            raise asyncio.CancelledError
         if not isinstance(error, EquipoiseError):
             _log.error("internal error", rpc=record.rpc, exc_info=error)
         status = to_status(error)
         code = _CODES[status.code]
         record.code = code.name
-        trailers: list[tuple[str, str | bytes]] = [(DETAILS, status.SerializeToString())]
         if isinstance(error, Refused):
             self._telemetry.refused(record.tenant, error.reason)
-            if error.retry_after is not None:
-                trailers.append((PUSHBACK, str(max(round(error.retry_after * 1000), 1))))
-        await context.abort(code, status.message, tuple(trailers))
+        await context.abort(code, status.message, trailers(error, status))
+
+
+class Doorkeeper(grpc.aio.ServerInterceptor):
+    """Turns strangers away at the headers of their call, before a byte of its body is waited for."""
+
+    def __init__(self, tenants: Tenants, telemetry: Telemetry) -> None:
+        self._tenants, self._telemetry = tenants, telemetry
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], handler_call_details: Any
+    ) -> Any:
+        """The handler of a call; for a stranger, one that refuses it. Health and reflection are for all."""
+        if not handler_call_details.method.startswith("/equipoise."):
+            return await continuation(handler_call_details)
+        try:
+            self._tenants.authenticate(handler_call_details.invocation_metadata)
+        except Refused as error:
+            refusal = error
+        else:
+            return await continuation(handler_call_details)
+
+        async def refuse(requests: Any, context: Context) -> None:
+            self._telemetry.refused("", refusal.reason)
+            status = to_status(refusal)
+            await context.abort(_CODES[status.code], status.message, trailers(refusal, status))
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def trailers(error: Exception, status: Status) -> tuple[tuple[str, str | bytes], ...]:
+    """The metadata that tells of an error beside its code and message."""
+    details = ((DETAILS, status.SerializeToString()),)
+    if not isinstance(error, Refused) or error.retry_after is None:
+        return details
+    return (*details, (PUSHBACK, str(max(round(error.retry_after * 1000), 1))))
+
+
+def _short(raw: bytes, most: float) -> bytes:
+    if len(raw) > most:
+        raise Refused(
+            Code.INVALID_ARGUMENT, "REQUEST", f"the request has {len(raw):,} bytes, at most {most:,} are read"
+        )
+    return raw
 
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}

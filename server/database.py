@@ -1,9 +1,7 @@
-"""The tables that keep jobs, and how a database of either make is opened: SQLite in a file, or PostgreSQL.
+"""How a database of either make is opened and fails: SQLite in a file, or PostgreSQL.
 
 Both run the same statements. What changes a job takes one lock for the whole database first, so a transaction that
 reads, decides and writes needs no further thought; jobs are few and heavy, and the lock is held for milliseconds.
-Requests and results are kept apart from what is looked at all the time: SQLite writes a row whole when any of it
-changes.
 """
 
 from __future__ import annotations
@@ -16,36 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from google.rpc.code_pb2 import Code
-from sqlalchemy import (
-    URL,
-    BigInteger,
-    Boolean,
-    Column,
-    Connection,
-    Engine,
-    Float,
-    ForeignKey,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    UniqueConstraint,
-    create_engine,
-    event,
-    exc,
-    insert,
-    inspect,
-    make_url,
-    select,
-)
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, insert, inspect, make_url, select
 
 from ..specs.errors import ServiceError
 from .protocol.failures import Refused
+from .tables import VERSION, about, metadata
 
-VERSION = 1
-"""Of the tables. A database of another version is refused, never guessed at."""
 PATIENCE = 5.0
 """Seconds to wait for a lock, or for a connection."""
 LONGEST = 30.0
@@ -55,66 +29,6 @@ RETRY = 1.0
 """Seconds after which a caller may try again when the database has failed."""
 _LOCK = 0x65715F6A6F6273
 """The advisory lock of PostgreSQL that stands for all of our tables."""
-
-metadata = MetaData()
-_number = BigInteger().with_variant(Integer, "sqlite")
-
-about = Table(
-    "equipoise_about",
-    metadata,
-    Column("version", Integer, nullable=False),
-    Column("turn", _number, nullable=False),  # starts of jobs so far
-    Column("served", Float, nullable=False),  # seconds in which a server has been running
-)
-servers = Table(
-    "equipoise_servers",
-    metadata,
-    Column("owner", String(32), primary_key=True),
-    Column("beat", _number, nullable=False),  # rises as long as the server lives
-)
-jobs = Table(
-    "equipoise_jobs",
-    metadata,
-    Column("seq", _number, primary_key=True),  # order of arrival, whatever the clock says
-    Column("id", String(32), nullable=False, unique=True),
-    Column("tenant", String(64), nullable=False),
-    Column("state", Integer, nullable=False),
-    Column("kind", String(64), nullable=False),
-    Column("name", String, nullable=False),
-    Column("idempotency_key", String(128)),
-    Column("fingerprint", String(64), nullable=False),  # of all that was asked for
-    Column("content", String(64), nullable=False),  # of all that determines the answer
-    Column("size", _number, nullable=False),  # bytes of the request
-    Column("created", Float, nullable=False),  # the clock's time, to be shown and for nothing else
-    Column("started", Float),
-    Column("finished", Float),
-    Column("attempts", Integer, nullable=False, default=0),
-    Column("lost", Integer, nullable=False, default=0),  # workers that died over it
-    Column("owner", String(32)),  # the server that runs it
-    Column("turn", _number),  # of its latest start: with the owner, the token that its end must show
-    Column("cancel_requested", Boolean, nullable=False, default=False),
-    Column("progress", LargeBinary),
-    Column("failure", LargeBinary),
-    Column("whole", Boolean, nullable=False, default=False),  # no limit cut the result short
-    Column("source", Integer, nullable=False, default=0),
-    Column("ended", Float),  # in seconds served
-    UniqueConstraint("tenant", "idempotency_key"),
-    Index("equipoise_jobs_queue", "state", "tenant", "seq", "size"),  # holds all that the bounds ask about
-    Index("equipoise_jobs_list", "tenant", "id"),
-    Index("equipoise_jobs_content", "tenant", "content"),
-    Index("equipoise_jobs_turn", "tenant", "turn"),
-    Index("equipoise_jobs_ended", "ended"),
-    sqlite_autoincrement=True,
-)
-requests, results = (
-    Table(
-        name,
-        metadata,
-        Column("seq", _number, ForeignKey(jobs.c.seq, ondelete="CASCADE"), primary_key=True, autoincrement=False),
-        Column("body", LargeBinary, nullable=False),
-    )
-    for name in ("equipoise_requests", "equipoise_results")
-)
 
 
 class Database:
@@ -182,6 +96,10 @@ def _engine(url: str) -> Engine:
             raise ServiceError(f"the store's address must begin with postgresql:// or sqlite:///, got {other:.60}://")
 
 
+# Errors are logged, and would tell what tenants ask: the parameters of a statement stay out of them.
+_COMMON: dict[str, Any] = {"pool_size": CONNECTIONS, "max_overflow": 0, "hide_parameters": True}
+
+
 def _sqlite(address: URL) -> Engine:
     if address.database in (None, "", ":memory:") or address.query:
         raise ServiceError("the store must be a file: sqlite:////FOLDER/FILE")
@@ -192,9 +110,7 @@ def _sqlite(address: URL) -> Engine:
         os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
         raise ServiceError(f"the store {file} cannot be opened: {error.strerror}") from None
-    engine = create_engine(
-        address, connect_args={"timeout": PATIENCE}, pool_size=CONNECTIONS, max_overflow=0, pool_timeout=PATIENCE
-    )
+    engine = create_engine(address, connect_args={"timeout": PATIENCE}, pool_timeout=PATIENCE, **_COMMON)
 
     @event.listens_for(engine, "connect")
     def _(connection: Any, _record: object) -> None:
@@ -225,10 +141,9 @@ def _postgresql(address: URL) -> Engine:
             "application_name": "equipoise",
             "tcp_user_timeout": round(2000 * PATIENCE),
         },
-        pool_size=CONNECTIONS,
-        max_overflow=0,
-        pool_timeout=PATIENCE,
         pool_pre_ping=True,
+        pool_timeout=PATIENCE,
+        **_COMMON,
     )
 
     @event.listens_for(engine, "connect")

@@ -9,15 +9,18 @@ way share one solve, and repeated ones get the stored answer.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from google.rpc.code_pb2 import Code
 
+from ..solvers.algorithm import Algorithm
 from ..solvers.algorithms import load
 from ..solvers.backends.pyomo import KNOWN_SOLVERS
 from ..solvers.control import Options
@@ -25,8 +28,8 @@ from ..solvers.solve import SearchNeeded, Solver
 from ..specs.certificate import Certificate
 from ..specs.errors import SolveTimeout, SpecError, UnsupportedError
 from ..specs.spec import Spec, kinds
-from .admission import Admission, Work
-from .answers import Answer, Cache, Caller, Flight, Flights, content_key
+from .admission import LEAST_ROOM, Admission, Room, Work
+from .answers import Cache, Caller, Flight, Flights, Outcome, content_key
 from .protocol import equipoise_pb2 as pb
 from .protocol import wire
 from .protocol.failures import Refused
@@ -40,7 +43,7 @@ M = TypeVar("M", bound=Message)
 
 SMALL = 2**14
 """Bytes of a request up to which it is parsed where it arrives: that takes less than handing it to a thread."""
-LARGEST_IN_A_THREAD, LARGEST_TABLE = 2**25, 2**22
+LARGEST_IN_A_THREAD, MOST_NUMBERS = 2**25, 2**24
 """Bytes of a request, and numbers in what a solve makes of it, beyond which it goes to a worker process, whose memory
 has a limit of its own."""
 MARGIN = 0.05
@@ -59,24 +62,34 @@ class Call(Caller):
     """The parent of spans within the call, None without traces."""
 
     @property
-    def within(self) -> float | None:
-        """Seconds for a solve that is to be back before the deadline, and within the tenant's quota."""
-        quota = self.tenant.limits().seconds
+    def left(self) -> float | None:
+        """Seconds for a solve that is to be back before the deadline."""
         if self.deadline is None:
-            return quota
+            return None
         left = max(self.deadline - time.monotonic(), 0.0)
-        left -= min(MARGIN, 0.1 * left)
-        return left if quota is None else min(left, quota)
+        return left - min(MARGIN, 0.1 * left)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A request that was read, and the solve that will answer it, which may be another caller's."""
+class _Request:
+    """A request that was read. within: seconds that a solve of it may take, whatever its options say."""
 
     call: Call
-    spec: Spec[Any]
+    raw: bytes
     options: Options
     key: str
+    within: float
+
+    @property
+    def pressed(self) -> bool:
+        """Whether the caller's own deadline comes before the time limit in the options."""
+        return self.options.time_limit is None or self.within < self.options.time_limit
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A solve to wait for: a worker's, or another caller's."""
+
     flight: Flight
     first: bool
 
@@ -87,55 +100,67 @@ class Engine:
     def __init__(self, settings: ServerSettings, workers: Workers, telemetry: Telemetry) -> None:
         self.settings, self.workers, self.telemetry = settings, workers, telemetry
         self.threads = ThreadPoolExecutor(settings.threads, "equipoise-solve")
+        self.busy = 0
+        """Threads at work, for callers who have left too."""
         self.admission = Admission(settings.threads, settings.patience)
         self.searches = Admission(settings.workers, SEARCH_PATIENCE)
+        self.room = Room(max(4 * settings.largest_message, LEAST_ROOM))
         self._cache = Cache(settings.cache)
         self._flights = Flights()
         self._loop = asyncio.get_running_loop()
         self._limits = settings.limits
-        self._algorithms = {kind: found.algorithm for kind in kinds() if (found := load(kind)) is not None}
 
     async def solve(self, call: Call, raw: bytes) -> bytes:
         """The serialised SolveResponse to a serialised SolveRequest. Raises `EquipoiseError`."""
-        try:
-            while True:
-                with self.admission.taking("Solve", len(raw)) as work:
-                    begun = await self._begun(call, raw, work)
-                if isinstance(begun, bytes):
-                    return begun
-                answer = await self._landed(begun)  # which takes no thread
-                if answer is not None:
-                    return answer + (_SOLVED if begun.first else _SHARED)
-                self._flights.leave(call, gone=False)
-        except asyncio.CancelledError:
-            self._flights.leave(call)
-            raise
+        with self.room.taking(len(raw)):
+            try:
+                while True:
+                    with self.admission.taking("Solve", len(raw)) as work:
+                        found = await self._attempt(call, raw, work)
+                    if isinstance(found, bytes):
+                        return found
+                    outcome = await asyncio.wrap_future(self._flights.landing(found.flight))
+                    if found.first or not outcome.hurried:
+                        return outcome.answer() + (_SOLVED if found.first else _SHARED)
+                    self._flights.leave(call, gone=False)  # what cut it short does not bind this caller
+            except asyncio.CancelledError:
+                self._flights.leave(call)
+                raise
 
-    async def _begun(self, call: Call, raw: bytes, work: Work) -> bytes | _Asked:
-        """The answer, or the solve to wait for, be it a worker's or another caller's."""
+    async def _attempt(self, call: Call, raw: bytes, work: Work) -> bytes | _Waiting:
+        """The answer, or the solve to wait for."""
         if len(raw) > SMALL:
-            return await self.in_thread(work, lambda: self._begin(call, raw))
-        asked = self._read(call, raw)
-        if isinstance(asked, bytes) or not asked.first:
-            return asked
-        if self.quick(asked.spec):
-            return self._solved(asked, raw) or asked
-        return await self.in_thread(work, lambda: self._solved(asked, raw) or asked)
+
+            def run() -> bytes | _Waiting:
+                read = self._read(call, raw)
+                return read if isinstance(read, bytes) else self._fly(*read)
+
+            return await self.in_thread(call, work, run)
+        started = time.perf_counter()
+        read = self._read(call, raw)
+        if isinstance(read, bytes) or self.quick(read[1]):
+            found = read if isinstance(read, bytes) else self._fly(*read)
+            work.seconds = time.perf_counter() - started
+            return found
+        return await self.in_thread(call, work, lambda: self._fly(*read))
 
     def quick(self, spec: Spec[Any]) -> bool:
         """Whether handing a task to a thread would take longer than solving it."""
-        return self._algorithms[spec.kind].quick(spec)
+        algorithm = _algorithms().get(spec.kind)
+        return algorithm is not None and algorithm.quick(spec)
 
-    def large(self, spec: Spec[Any], raw: bytes) -> bool:
-        """Whether a task may take more memory than this process should spend on one."""
-        return len(raw) > LARGEST_IN_A_THREAD or self._algorithms[spec.kind].numbers(spec) > LARGEST_TABLE
+    def large(self, spec: Spec[Any], size: int) -> bool:
+        """Whether a task in so many bytes may take more memory than this process should spend on one."""
+        algorithm = _algorithms().get(spec.kind)
+        return size > LARGEST_IN_A_THREAD or (algorithm is not None and algorithm.numbers(spec) > MOST_NUMBERS)
 
     def close(self) -> None:
         """Let the threads go."""
         self.threads.shutdown(wait=False, cancel_futures=True)
 
-    async def in_thread(self, work: Work, run: Callable[[], T]) -> T:
-        """Run something in a solver thread, and note how long it took."""
+    async def in_thread(self, call: Call, work: Work, run: Callable[[], T]) -> T:
+        """Run something in a solver thread, and note how long it took. A caller who leaves is held here, and counted,
+        until the thread is free again."""
 
         def timed() -> T:
             started = time.perf_counter()
@@ -144,15 +169,31 @@ class Engine:
             finally:
                 work.seconds = time.perf_counter() - started
 
-        return await asyncio.get_running_loop().run_in_executor(self.threads, timed)
+        job = self.threads.submit(timed)
+        self.busy += 1
+        try:
+            return await asyncio.wrap_future(job)
+        except asyncio.CancelledError:
+            self._flights.leave(call)
+            if not job.cancelled():
+                await asyncio.wait([asyncio.wrap_future(job)])
+            raise
+        finally:
+            self.busy -= 1
 
-    async def search(self, call: Call, request: bytes) -> pb.SolveResponse:
+    async def search(self, call: Call, request: bytes, within: float | None = None) -> pb.SolveResponse:
         """Have a worker process answer a serialised SolveRequest. Raises `Refused` where too much waits for one."""
         with self.searches.taking(call.kind, len(request)) as work, self.telemetry.span("search", call.trace):
-            response = pb.SolveResponse.FromString(await self.workers.solve(request, within=call.within))
+            within = self.within(call) if within is None else within
+            response = pb.SolveResponse.FromString(await self.workers.solve(request, within=within))
             if response.HasField("plan"):
                 work.seconds = response.plan.certificate.seconds
             return response
+
+    def within(self, call: Call) -> float:
+        """Seconds that a solve may take: until the caller's deadline, the tenant's quota, the server's own limit."""
+        limits = (call.left, call.tenant.limits().seconds, self.settings.longest_solve)
+        return min(limit for limit in limits if limit is not None)
 
     def options(self, call: Call, message: pb.Options) -> Options:
         """The options of a request, as far as the tenant may have them. Raises `UnsupportedError` and `Refused`."""
@@ -161,9 +202,10 @@ class Engine:
         if solver and solver not in KNOWN_SOLVERS:  # Pyomo would run any program of that name
             known = ", ".join(KNOWN_SOLVERS)
             raise UnsupportedError(f"backend 'pyomo:{solver:.60}' is not served: pyomo takes {known} here")
-        most = call.tenant.limits().threads
-        if most is not None and options.threads > most:
-            text = f"the tenant {call.tenant.name} may use {most} threads in a solve, and asked for {options.threads}"
+        quota = call.tenant.limits().threads
+        most = self.settings.solver_threads if quota is None else min(quota, self.settings.solver_threads)
+        if options.threads > most:
+            text = f"a solve of {call.tenant.name} may use {most} threads here, and {options.threads} are asked for"
             raise Refused(Code.PERMISSION_DENIED, "THREADS_QUOTA", text)
         return options
 
@@ -172,14 +214,10 @@ class Engine:
         limits, quota = self._limits, call.tenant.limits().numbers
         return limits if quota is None or quota >= limits.numbers else replace(limits, numbers=quota)
 
-    def _begin(self, call: Call, raw: bytes) -> bytes | _Asked:
-        asked = self._read(call, raw)
-        if isinstance(asked, bytes) or not asked.first:
-            return asked
-        return self._solved(asked, raw) or asked
+    # -- one request, in whichever thread ----------------------------------------------------------------------------
 
-    def _read(self, call: Call, raw: bytes) -> bytes | _Asked:
-        """A request, validated whole, and the solve that will answer it; or the stored answer."""
+    def _read(self, call: Call, raw: bytes) -> bytes | tuple[_Request, Spec[Any]]:
+        """A request and its spec, validated whole; or the stored answer."""
         with self.telemetry.span("validate", call.trace):
             message = parsed(pb.SolveRequest, raw)
             options = self.options(call, message.options)
@@ -189,67 +227,80 @@ class Engine:
         if (stored := self._cache.get(call.tenant.name, key)) is not None:
             self.telemetry.repeated("cached")
             return stored + _CACHED
-        flight, first = self._flights.join(f"{key} {options.time_limit}", call)
+        return _Request(call, raw, options, key, self.within(call)), spec
+
+    def _fly(self, request: _Request, spec: Spec[Any]) -> bytes | _Waiting:
+        """Join the solve of an identical request, or be the first and solve. Whoever is first is not interrupted from
+        joining to landing, or hands over to a search: nobody may join what nobody will land."""
+        call, options = request.call, request.options
+        flight, first = self._flights.join(f"{request.key} {options.time_limit}", call)
         if not first:
             self.telemetry.repeated("shared")
-        return _Asked(call, spec, options, key, flight, first)
-
-    def _solved(self, asked: _Asked, raw: bytes) -> bytes | None:
-        """The answer of the kind's own algorithm; None where a search has been begun."""
-        call, flight = asked.call, asked.flight
+            return _Waiting(flight, first)
         try:
-            if self.large(asked.spec, raw):
+            if self.large(spec, len(request.raw)):
                 raise SearchNeeded
             with self.telemetry.span("solve", call.trace):
-                plan = Solver(asked.options).solve(
-                    asked.spec, lambda _: not flight.abandoned, call.within, search=False
-                )
+                solver = Solver(options)
+                plan = solver.solve(spec, lambda _: not flight.abandoned, request.within, search=False)
         except SearchNeeded:  # from here on it depends on this caller no more, who may leave before those who joined
-            self._loop.call_soon_threadsafe(self._search_for, asked, raw)
-            return None
+            self._loop.call_soon_threadsafe(self._search_for, request, flight)
+            return _Waiting(flight, first)
         except BaseException as error:
-            self._flights.land(flight, error)
+            self._flights.land(flight, _failed(request, error))
             raise
         response = b"".join(wire.field(1, wire.plan_fields(plan)))
-        self._land(asked, response, plan.certificate)
+        self._land(request, flight, response, plan.certificate, 0.0)
         return response + _SOLVED
 
-    def _search_for(self, asked: _Asked, raw: bytes) -> None:
-        if asked.flight.abandoned:
-            self._flights.land(asked.flight, SolveTimeout("nobody waited for the answer any more"))
+    def _search_for(self, request: _Request, flight: Flight) -> None:
+        if flight.abandoned:
+            self._flights.land(flight, _failed(request, SolveTimeout("nobody waited for the answer any more")))
         else:
-            asked.flight.search = asyncio.create_task(self._searched(asked, raw))
+            flight.search = asyncio.create_task(self._searched(request, flight))
 
-    async def _searched(self, asked: _Asked, raw: bytes) -> None:
+    async def _searched(self, request: _Request, flight: Flight) -> None:
+        started = time.perf_counter()
         try:
-            response = await self.search(asked.call, raw)
+            response = await self.search(request.call, request.raw, request.within)
             certificate = response.plan.certificate if response.HasField("plan") else None
-            self._land(asked, response.SerializeToString(), certificate)
+            seconds = time.perf_counter() - started
+            self._land(request, flight, response.SerializeToString(), certificate, seconds)
         except asyncio.CancelledError:
-            self._flights.land(asked.flight, SolveTimeout("nobody waited for the answer any more"))
+            self._flights.land(flight, _failed(request, SolveTimeout("nobody waited for the answer any more")))
             raise
         except Exception as error:
-            self._flights.land(asked.flight, error)
+            self._flights.land(flight, _failed(request, error))
 
-    def _land(self, asked: _Asked, response: bytes, issued: Certificate | pb.Certificate | None) -> None:
-        """Tell all who wait; keep what no limit cut short."""
-        cut = hurried = False
-        if issued is not None and issued.stopped in ("time limit", "interrupted"):
-            cut, hurried = True, issued.stopped == "interrupted" or issued.time_limit != asked.options.time_limit
+    def _land(
+        self,
+        request: _Request,
+        flight: Flight,
+        response: bytes,
+        issued: Certificate | pb.Certificate | None,
+        seconds: float,
+    ) -> None:
+        """Tell all who wait; keep what no limit cut short.
+
+        Without a plan it is the conflict that may have been cut short: where explaining it took about all of the time.
+        """
+        call, limit = request.call, min(request.within, request.options.time_limit or math.inf)
+        cut = seconds > limit / 2 if issued is None else issued.stopped in ("time limit", "interrupted")
+        interrupted = issued is not None and issued.stopped == "interrupted"
         if not cut:
-            self._cache.put(asked.call.tenant.name, asked.key, response)
-        self._flights.land(asked.flight, Answer(response, hurried))
-        self.telemetry.solved(asked.call.tenant.name, asked.call.kind, issued)
+            self._cache.put(call.tenant.name, request.key, response)
+        self._flights.land(flight, Outcome(response, hurried=cut and (request.pressed or interrupted)))
+        self.telemetry.solved(call.tenant.name, call.kind, issued)
 
-    async def _landed(self, asked: _Asked) -> bytes | None:
-        """The answer, once it is there; None if it was cut short by what does not bind this caller."""
-        try:
-            answer = await asyncio.wrap_future(self._flights.landing(asked.flight))
-        except SolveTimeout:
-            if asked.first or asked.options.time_limit is not None:
-                raise
-            return None
-        return None if answer.hurried and not asked.first else answer.response
+
+def _failed(request: _Request, error: BaseException) -> Outcome:
+    """The end of a solve without an answer. A time-out is the first caller's own, unless the options asked for it."""
+    return Outcome(error=error, hurried=isinstance(error, SolveTimeout) and request.pressed)
+
+
+@cache
+def _algorithms() -> dict[str, type[Algorithm[Any, Any]]]:
+    return {kind: found.algorithm for kind in kinds() if (found := load(kind)) is not None}
 
 
 def parsed(message: type[M], raw: bytes) -> M:

@@ -1,33 +1,26 @@
-"""A store's queue of jobs as one server offers it: all that their owners ask, and the runner beside it.
-
-The event loop never waits for the store: that is spoken to in a few threads. Those of callers and those of the runner
-are not the same, so that many callers cannot keep a server from showing that it lives.
-"""
+"""A store's queue of jobs as one server offers it: all that their owners ask, and the runner beside it."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
 from google.rpc.code_pb2 import Code
 
-from .job_runner import Observer, Runner, Solves, in_threads
+from .job_runner import Observer, Runner, Solves
 from .protocol import equipoise_pb2 as pb
 from .protocol.failures import Refused
 from .store import Bounds, NewJob, Store
+from .store_calls import StoreCalls
 from .watching import Watching
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-CALLERS, MOST_CALLERS = 3, 256
-"""Threads that speak to the store for callers, and callers who may wait for one."""
-MOST_BYTES = 256 * 2**20
-"""Bytes of requests that may wait to be written down."""
+CALLERS = 3
+"""Threads that speak to the store for callers."""
 
 
 class JobQueue:
@@ -47,7 +40,7 @@ class JobQueue:
     ) -> None:
         """slots: jobs that run here at one time; none, to leave all to other servers.
 
-        lease: seconds of silence after which a server's jobs are taken over, the same for all servers of a store.
+        lease: seconds of silence after which this server's jobs are taken over.
         retention: seconds that an ended job is kept, counted while servers run.
         """
         self._store = store
@@ -62,9 +55,8 @@ class JobQueue:
             retention=retention,
             telemetry=telemetry,
         )
-        self._threads = ThreadPoolExecutor(CALLERS, "equipoise-store")
+        self._calls = StoreCalls(CALLERS, "equipoise-store")
         self._draining = self._closed = False
-        self._waiting = self._bytes = 0
 
     async def start(self) -> None:
         """Begin to run jobs. Raises `Refused` where the store cannot be reached."""
@@ -81,7 +73,7 @@ class JobQueue:
         await self._watching.close(_stopping())
         await self._runner.drain(grace)
         self._closed = True
-        await asyncio.to_thread(self._threads.shutdown)
+        await self._calls.close()
 
     async def submit(self, new: NewJob, most: int | None = None) -> pb.Job:
         """The job for a request; see `Store.submit`. most: jobs of this tenant that may wait, if there is a quota."""
@@ -90,13 +82,7 @@ class JobQueue:
         bounds = self._bounds
         if most is not None:
             bounds = replace(bounds, per_tenant=min(bounds.per_tenant, most))
-        if self._bytes and self._bytes + len(new.request) > MOST_BYTES:
-            raise _busy()
-        self._bytes += len(new.request)
-        try:
-            job = await self._asked(self._store.submit, new, bounds)
-        finally:
-            self._bytes -= len(new.request)
+        job = await self._calls.write(len(new.request), self._store.submit, new, bounds)
         self._runner.wake()
         return job
 
@@ -136,12 +122,13 @@ class JobQueue:
         await self._asked(self._store.delete, tenant, id)
         self._watching.poke()
 
-    async def counts(self) -> dict[int, int]:
-        """How many jobs the store has in each state, of all tenants."""
-        return await self._asked(self._store.counts)
-
     async def _look(self, ids: Sequence[str]) -> list[pb.Job]:
-        return [self._live(job) for job in await self._runner.in_thread(self._store.look, ids)]
+        return [self._live(job) for job in await self._runner.calls.ask(self._store.look, ids)]
+
+    async def _asked(self, function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+        if self._closed:
+            raise _stopping()
+        return await self._calls.ask(function, *args, **options)
 
     def _live(self, job: pb.Job) -> pb.Job:
         """A job with the progress that is not written down yet."""
@@ -150,21 +137,6 @@ class JobQueue:
                 if running.claim.id == job.id and running.progress is not None:
                     job.progress.CopyFrom(running.progress)
         return job
-
-    async def _asked(self, function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-        if self._closed:
-            raise _stopping()
-        if self._waiting >= MOST_CALLERS:
-            raise _busy()
-        self._waiting += 1
-        try:
-            return await in_threads(self._threads, function, *args, **options)
-        finally:
-            self._waiting -= 1
-
-
-def _busy() -> Refused:
-    return Refused(Code.RESOURCE_EXHAUSTED, "STORE_BUSY", "too many calls wait for the store of jobs", 0.5)
 
 
 def _stopping() -> Refused:

@@ -52,7 +52,7 @@ class JobsService:
 
     async def _submit(self, call: Call, raw: bytes) -> bytes:
         with self._engine.admission.taking("Submit", len(raw)) as work:
-            new = await self._engine.in_thread(work, partial(self._read, call, raw))
+            new = await self._engine.in_thread(call, work, partial(self._read, call, raw))
         job = await self._queue.submit(new, call.tenant.limits().queued_jobs)
         return pb.SubmitResponse(job=job).SerializeToString()
 

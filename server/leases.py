@@ -1,7 +1,7 @@
 """Who works at which job: servers take jobs from the queue of a store, and one takes over what another left behind.
 
 A server that lives makes its beat rise. The others watch that on clocks of their own: one whose beat has stood still
-for as long as a lease lasts is taken for dead, and its jobs go back into the queue. No clock is compared with
+for as long as its lease lasts is taken for dead, and its jobs go back into the queue. No clock is compared with
 another, so none that is wrong or jumps costs a job. (So do the leader elections of Kubernetes' client-go.)
 A server that was taken for dead and is not finds out at its next beat; the end of a job counts only with the turn in
 which it was started, so that nothing is recorded twice.
@@ -12,18 +12,19 @@ Jobs start oldest first, the tenants taking turns.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.rpc.status_pb2 import Status
-from sqlalchemy import Connection, case, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, case, delete, func, insert, select, update
 
 from ..specs.errors import ServiceError
-from .database import Database, about, jobs, requests, results, servers
+from .database import Database
+from .job_ends import CANCELLED, DONE, FAILED, QUEUED, RUNNING, answered, end, forget, keep_result
 from .protocol import equipoise_pb2 as pb
 from .protocol.failures import to_status
-from .store import CANCELLED, DONE, FAILED, QUEUED, RUNNING, answered, copy_result, end
+from .tables import about, jobs, requests, servers
 
 MOST_LOST = 2
 """Workers that may die over a job before it is given up."""
@@ -50,22 +51,27 @@ class Outcome:
 
     state: DONE with a result, FAILED with a reason, CANCELLED, or QUEUED where the worker was lost, for that reason.
     whole: no limit cut the result short, so that it answers the same question whatever the limits.
-    counted: not where the run never came to a worker.
     """
 
     state: int
     result: bytes | None = None
     failure: Status | None = None
     whole: bool = False
-    counted: bool = True
+
+
+class Beat(NamedTuple):
+    """How a server shows that it lives: a number that rises. lease: seconds for which it may stand still."""
+
+    number: int
+    lease: float
 
 
 class Leases:
     """The queue of a database as one server sees it. For any thread; methods raise `Refused` where that fails."""
 
-    def __init__(self, database: Database, owner: str) -> None:
-        self._database = database
-        self._owner = owner
+    def __init__(self, database: Database, owner: str, lease: float = 15.0) -> None:
+        """lease: seconds of silence after which the jobs of this server may be taken over."""
+        self._database, self._owner, self._lease = database, owner, lease
 
     def claim(self) -> Claim | None:
         """The next job, now this server's; None if none is ready to start.
@@ -95,17 +101,11 @@ class Leases:
     def finish(self, claim: Claim, outcome: Outcome) -> int | None:
         """Records the end of a run. Returns the state the job is in now, None if it is this server's no more."""
         with self._database.writing() as connection:
-            asked = connection.execute(
-                select(jobs.c.cancel_requested, jobs.c.lost).where(
-                    jobs.c.seq == claim.seq, jobs.c.owner == self._owner, jobs.c.turn == claim.turn
-                )
-            ).one_or_none()
+            mine = self._mine(claim.seq, claim.turn)
+            asked = connection.execute(select(jobs.c.cancel_requested, jobs.c.lost).where(mine)).one_or_none()
             if asked is None:
                 return None
             state, failure = outcome.state, outcome.failure and outcome.failure.SerializeToString()
-            if not outcome.counted:
-                self._return(connection, claim.seq, claim.turn, counted=False)
-                return QUEUED
             if state == QUEUED:
                 gone = asked.lost + 1 >= MOST_LOST
                 state = CANCELLED if asked.cancel_requested else FAILED if gone else QUEUED
@@ -114,17 +114,16 @@ class Leases:
                 _requeue(connection, claim.seq)
                 return state
             if state == DONE:
-                connection.execute(insert(results).values(seq=claim.seq, body=outcome.result))
-                end(connection, claim.seq, state=state, whole=outcome.whole, source=pb.SOURCE_SOLVED)
+                result = keep_result(connection, claim.seq, claim.tenant, outcome.result or b"")
+                end(connection, claim.seq, state=state, whole=outcome.whole, source=pb.SOURCE_SOLVED, result=result)
             else:
                 end(connection, claim.seq, state=state, failure=failure if state == FAILED else None)
             return state
 
-    def give_back(self, claims: Sequence[Claim]) -> None:
-        """Puts jobs back into the queue as if they had not been started."""
+    def give_back(self, claims: Iterable[Claim]) -> list[int | None]:
+        """Puts jobs back into the queue as if they had not been started. Returns states as `finish` does."""
         with self._database.writing() as connection:
-            for claim in claims:
-                self._return(connection, claim.seq, claim.turn, counted=False)
+            return [self._return(connection, claim.seq, claim.turn, counted=False) for claim in claims]
 
     def disown(self, held: Mapping[int, int]) -> None:
         """Puts jobs back, given with their turns, that are written down as this server's and do not run here."""
@@ -132,16 +131,17 @@ class Leases:
             for seq, turn in held.items():
                 self._return(connection, seq, turn, counted=True)
 
-    def _return(self, connection: Connection, seq: int, turn: int, *, counted: bool) -> None:
-        mine = (jobs.c.seq == seq) & (jobs.c.owner == self._owner) & (jobs.c.turn == turn)
-        found = connection.execute(
-            select(jobs.c.seq, jobs.c.attempts, jobs.c.cancel_requested).where(mine)
-        ).one_or_none()
+    def _return(self, connection: Connection, seq: int, turn: int, *, counted: bool) -> int | None:
+        mine = self._mine(seq, turn)
+        found = connection.execute(select(jobs.c.attempts, jobs.c.cancel_requested).where(mine)).one_or_none()
         if found is None:
-            return
+            return None
         if not counted:
             connection.execute(update(jobs).where(mine).values(attempts=jobs.c.attempts - 1))
-        _left(connection, seq, found.attempts if counted else 0, found.cancel_requested)
+        return _left(connection, seq, found.attempts if counted else 0, found.cancel_requested)
+
+    def _mine(self, seq: int, turn: int) -> ColumnElement[bool]:
+        return (jobs.c.seq == seq) & (jobs.c.owner == self._owner) & (jobs.c.turn == turn)
 
     def held(self) -> dict[int, tuple[int, bool]]:
         """The jobs that are written down as this server's, by number: the turn, and whether to stop."""
@@ -154,10 +154,10 @@ class Leases:
         """Writes down how far jobs are."""
         with self._database.writing() as connection:
             for claim, message in progress.items():
-                mine = (jobs.c.seq == claim.seq) & (jobs.c.owner == self._owner) & (jobs.c.turn == claim.turn)
+                mine = self._mine(claim.seq, claim.turn)
                 connection.execute(update(jobs).where(mine).values(progress=message.SerializeToString()))
 
-    def beat(self, served: float) -> tuple[float, dict[str, int]]:
+    def beat(self, served: float) -> tuple[float, dict[str, Beat]]:
         """Shows that this server lives.
 
         served: seconds in which a server has been running, as far as this one knows. Returns what all know, and the
@@ -168,19 +168,20 @@ class Leases:
             later = case((about.c.served > served, about.c.served), else_=served)
             connection.execute(update(about).values(served=later))
             known = connection.execute(select(about.c.served)).scalar_one()
-            others = connection.execute(select(servers.c.owner, servers.c.beat).where(servers.c.owner != self._owner))
-            return known, {row.owner: row.beat for row in others}
+            others = connection.execute(select(servers).where(servers.c.owner != self._owner))
+            return known, {row.owner: Beat(row.beat, row.lease) for row in others}
 
     def _beat(self, connection: Connection) -> None:
         risen = update(servers).where(servers.c.owner == self._owner).values(beat=servers.c.beat + 1)
         if not connection.execute(risen).rowcount:
             # One that was taken for dead comes back with another beat than it had.
-            connection.execute(insert(servers).values(owner=self._owner, beat=time.time_ns() // 1000))
+            shown = {"owner": self._owner, "beat": time.time_ns() // 1000, "lease": self._lease}
+            connection.execute(insert(servers).values(shown))
 
-    def bury(self, owner: str, beat: int) -> int:
+    def bury(self, owner: str, beat: Beat) -> int:
         """Puts the jobs of a server back whose beat is still the one given, and returns how many."""
         with self._database.writing() as connection:
-            gone = delete(servers).where(servers.c.owner == owner, servers.c.beat == beat)
+            gone = delete(servers).where(servers.c.owner == owner, servers.c.beat == beat.number)
             if not connection.execute(gone).rowcount:
                 return 0
             left = (jobs.c.state == RUNNING) & (jobs.c.owner == owner)
@@ -199,7 +200,7 @@ class Leases:
         with self._database.writing() as connection:
             old = select(jobs.c.seq).where(jobs.c.ended < before).limit(most)
             found = connection.execute(old).scalars().all()
-            connection.execute(delete(jobs).where(jobs.c.seq.in_(found)))
+            forget(connection, found)
             return len(found)
 
 
@@ -212,8 +213,7 @@ def _next(connection: Connection) -> int | None:
         known = connection.execute(answered(row.tenant, row.content)).scalar()
         if known is None:
             return row.seq
-        copy_result(connection, known, row.seq)
-        end(connection, row.seq, state=DONE, whole=True, source=pb.SOURCE_CACHED)
+        end(connection, row.seq, state=DONE, whole=True, source=pb.SOURCE_CACHED, result=known)
 
 
 def _oldest(connection: Connection) -> Any:
@@ -237,15 +237,19 @@ def _oldest(connection: Connection) -> Any:
     return None
 
 
-def _left(connection: Connection, seq: int, attempts: int, cancel_requested: bool) -> None:
-    """What becomes of a job whose server is gone."""
+def _left(connection: Connection, seq: int, attempts: int, cancel_requested: bool) -> int:
+    """What becomes of a job whose server is gone, or could not write its end down."""
     if cancel_requested:
         end(connection, seq, state=CANCELLED)
-    elif attempts >= MOST_STARTS:
-        reason = to_status(ServiceError(f"the job was started {attempts} times, and its server ended each time first"))
+        return CANCELLED
+    if attempts >= MOST_STARTS:
+        reason = to_status(
+            ServiceError(f"the job was started {attempts} times, and no end of it could be written down")
+        )
         end(connection, seq, state=FAILED, failure=reason.SerializeToString())
-    else:
-        _requeue(connection, seq)
+        return FAILED
+    _requeue(connection, seq)
+    return QUEUED
 
 
 def _requeue(connection: Connection, seq: int) -> None:

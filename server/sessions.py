@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from google.rpc.code_pb2 import Code
 from ..solvers.control import Options
 from ..solvers.solve import SearchNeeded, Solver
 from ..specs.errors import EquipoiseError, SpecError
+from ..specs.saving import detach
 from ..specs.sources import Folder
 from ..specs.spec import Spec
 from .admission import Work
@@ -31,13 +33,14 @@ if TYPE_CHECKING:
     from .calls import Context
 
 
-@dataclass
+@dataclass(eq=False)
 class Session:
-    """A spec and the warm state of its solver."""
+    """A spec and the warm state of its solver. size: bytes of the arrays in the spec."""
 
     spec: Spec[Any]
     options: Options
     solver: Solver
+    size: int
     revision: int = 0
 
 
@@ -48,39 +51,43 @@ class Sessions:
         self._engine = engine
         self._draining = False
         self._waiting = set[asyncio.Timeout]()
-        self.open = 0
+        self._open = set[Session]()
+        self.number = 0
 
     def drain(self) -> None:
         """End every session after the step that it is at; callers open them again elsewhere."""
         self._draining = True
         for clock in self._waiting:
-            clock.reschedule(0.0)
+            if not clock.expired():
+                clock.reschedule(0.0)
 
     async def converse(self, call: Call, context: Context) -> None:
         """Serve one session until its caller leaves it. Raises `Refused` where it may not be opened or goes stale."""
-        if self.open >= self._engine.settings.most_sessions:
-            raise Refused(Code.RESOURCE_EXHAUSTED, "SESSIONS", f"{self.open} sessions are open, and no more fit", 1.0)
+        if self.number >= self._engine.settings.most_sessions:
+            raise Refused(Code.RESOURCE_EXHAUSTED, "SESSIONS", f"{self.number} sessions are open, and no more fit", 1.0)
         with call.tenant.session():
-            self.open += 1
-            self._engine.telemetry.sessions(self.open)
+            self._count(1)
             try:
                 await self._serve(call, context)
-            except asyncio.CancelledError:
-                call.gone = True
-                raise
             finally:
-                self.open -= 1
-                self._engine.telemetry.sessions(self.open)
+                self._count(-1)
+
+    def _count(self, more: int) -> None:
+        self.number += more
+        self._engine.telemetry.sessions(self.number)
 
     async def _serve(self, call: Call, context: Context) -> None:
-        session: Session | None = None
-        while (raw := await self._next(context)) is not None:
-            if session is None:
-                session = await self._opened(call, raw)
-                opened = pb.SessionResponse.Opened(session_id=secrets.token_hex(16))
-                await context.write(pb.SessionResponse(opened=opened).SerializeToString())
-            else:
-                await context.write(await self._step(call, session, raw))
+        if (raw := await self._next(context)) is None:
+            return
+        session = await self._opened(call, raw)
+        self._open.add(session)
+        try:
+            opened = pb.SessionResponse.Opened(session_id=secrets.token_hex(16))
+            await self._say(context, pb.SessionResponse(opened=opened).SerializeToString())
+            while (raw := await self._next(context)) is not None:
+                await self._say(context, await self._step(call, session, raw))
+        finally:
+            self._open.discard(session)
 
     async def _next(self, context: Context) -> bytes | None:
         """The next request; None once the caller has said the last. Raises `Refused`."""
@@ -100,11 +107,27 @@ class Sessions:
             self._waiting.discard(clock)
         return None if raw is grpc.aio.EOF else raw
 
-    async def _opened(self, call: Call, raw: bytes) -> Session:
-        with self._engine.admission.taking("Session.open", len(raw)) as work:
-            return await self._engine.in_thread(work, partial(self._open, call, raw))
+    async def _say(self, context: Context, response: bytes) -> None:
+        """Send an answer. Raises `Refused` where the caller does not read it."""
+        try:
+            async with asyncio.timeout(self._engine.settings.session_idle):
+                await context.write(response)
+        except TimeoutError:
+            text = "the session was closed, since its answer was not read: open it again"
+            raise Refused(Code.FAILED_PRECONDITION, "STALE_SESSION", text) from None
 
-    def _open(self, call: Call, raw: bytes) -> Session:
+    async def _opened(self, call: Call, raw: bytes) -> Session:
+        engine = self._engine
+        with (
+            call.tenant.call(),
+            engine.room.taking(len(raw)),
+            engine.admission.taking("Session.open", len(raw)) as work,
+        ):
+            session = await engine.in_thread(call, work, partial(self._read, call, raw))
+        self._hold(session.size)
+        return session
+
+    def _read(self, call: Call, raw: bytes) -> Session:
         message = parsed(pb.SessionRequest, raw)
         if message.WhichOneof("request") != "open":
             text = "the session is not open here: begin the stream with `open`"
@@ -112,39 +135,57 @@ class Sessions:
         options = self._engine.options(call, message.open.options)
         spec = wire.read_task(message.open.spec, self._engine.limits(call))
         call.kind = spec.kind
-        return Session(spec, options, Solver(options))
+        return Session(spec, options, Solver(options), _size(spec))
+
+    def _hold(self, more: int) -> None:
+        """Raises `Refused` where sessions would hold more than there is room for."""
+        held, most = sum(session.size for session in self._open), self._engine.settings.session_memory
+        if self._open and held + more > most:
+            text = f"open sessions hold {held:,} bytes, and there is room for {most:,}"
+            raise Refused(Code.RESOURCE_EXHAUSTED, "SESSIONS", text, 1.0)
 
     async def _step(self, call: Call, session: Session, raw: bytes) -> bytes:
         """The answer to one step, a failure included."""
+        engine = self._engine
         try:
-            with call.tenant.call():
-                with self._engine.admission.taking("Session.step", len(raw)) as work:
+            with call.tenant.call(), engine.room.taking(len(raw)):
+                with engine.admission.taking("Session.step", len(raw)) as work:
                     spec, outcome = await self._tried(call, session, raw, work)
                 if outcome is None:
                     found = await self._searched(call, session, spec)
-                    spec = spec if found.HasField("plan") else None  # without a plan the session stays as it was
+                    if not found.HasField("plan"):  # the session stays as it was
+                        found.revision = session.revision
+                        return found.SerializeToString()
                     outcome = found.SerializeToString()
+                if len(raw) > SMALL:
+                    size = _size(spec)
+                    self._hold(size - session.size)
+                    session.size = size
         except EquipoiseError as error:
             status = to_status(error)
             failure = pb.Failure(code=status.code, message=status.message, details=status.details)
             return pb.SessionResponse(failure=failure, revision=session.revision).SerializeToString()
-        if spec is not None:
-            session.spec = spec
-            session.revision += 1
+        session.spec = spec
+        session.revision += 1
         return outcome + pb.SessionResponse(revision=session.revision).SerializeToString()
 
     async def _tried(self, call: Call, session: Session, raw: bytes, work: Work) -> tuple[Spec[Any], bytes | None]:
         """The changed spec, and the answer where the kind's own algorithm gives it."""
-        if len(raw) > SMALL or not self._engine.quick(session.spec):
+        engine = self._engine
+        if len(raw) > SMALL or not engine.quick(session.spec):
 
             def run() -> tuple[Spec[Any], bytes | None]:
                 spec = self._changed(call, session, raw)
                 return spec, self._solved(call, session, spec)
 
-            return await self._engine.in_thread(work, run)
+            return await engine.in_thread(call, work, run)
+        started = time.perf_counter()
         spec = self._changed(call, session, raw)
-        solve = partial(self._solved, call, session, spec)
-        return spec, solve() if self._engine.quick(spec) else await self._engine.in_thread(work, solve)
+        if engine.quick(spec):
+            outcome = self._solved(call, session, spec)
+            work.seconds = time.perf_counter() - started
+            return spec, outcome
+        return spec, await engine.in_thread(call, work, partial(self._solved, call, session, spec))
 
     def _changed(self, call: Call, session: Session, raw: bytes) -> Spec[Any]:
         """The spec after a step's changes, validated whole."""
@@ -161,13 +202,14 @@ class Sessions:
 
     def _solved(self, call: Call, session: Session, spec: Spec[Any]) -> bytes | None:
         """The answer of the kind's own algorithm; None where it takes a search."""
+        engine = self._engine
+        if engine.large(spec, 0):
+            return None
         try:
-            if self._engine.large(spec, b""):
-                return None
-            plan = session.solver.solve(spec, lambda _: not call.gone, call.within, search=False)
+            plan = session.solver.solve(spec, lambda _: not call.gone, engine.within(call), search=False)
         except SearchNeeded:
             return None
-        self._engine.telemetry.solved(call.tenant.name, spec.kind, plan.certificate)
+        engine.telemetry.solved(call.tenant.name, spec.kind, plan.certificate)
         return b"".join(wire.field(2, wire.plan_fields(plan)))
 
     async def _searched(self, call: Call, session: Session, spec: Spec[Any]) -> pb.SessionResponse:
@@ -179,3 +221,8 @@ class Sessions:
             return pb.SessionResponse(infeasible=message.infeasible)
         self._engine.telemetry.solved(call.tenant.name, spec.kind, message.plan.certificate)
         return pb.SessionResponse(plan=message.plan)
+
+
+def _size(spec: Spec[Any]) -> int:
+    """Bytes of the arrays in a spec."""
+    return sum(array.nbytes for array in detach(spec.fields())[1].values())

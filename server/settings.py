@@ -128,10 +128,18 @@ class ServerSettings(BaseSettings):
         default_factory=cores, description="threads that answer what needs no search; as many as cores"
     )
     workers: Annotated[int, Field(ge=1, le=1024)] = Field(
-        default_factory=lambda: max(1, cores() - 1), description="processes for searches and jobs; one less than cores"
+        default_factory=lambda: max(2, cores()),
+        description="processes for searches and jobs; as many as cores, at least 2, of which jobs leave one to callers",
     )
     worker_memory: Annotated[Size, Field(ge=LEAST_MEMORY)] | None = Field(
         default=None, description="memory that one worker may take; if absent, its share of half the machine's"
+    )
+    solver_threads: Annotated[int, Field(ge=1, le=256)] = Field(
+        default_factory=cores, description="threads that one solve may ask for; as many as cores"
+    )
+    longest_solve: Seconds = Field(
+        default=3600.0,
+        description="seconds that a call may take to be solved, whatever it asks for; jobs have no such limit",
     )
     patience: Annotated[float, Field(ge=0, le=60)] = Field(
         default=0.01,
@@ -150,6 +158,7 @@ class ServerSettings(BaseSettings):
     )
     largest_numbers: PositiveInt = Field(default=Limits.numbers, description="numbers in the arrays of one spec")
     most_sessions: PositiveInt = Field(default=1000, description="sessions open at once, of all tenants together")
+    session_memory: Size = Field(default=2**30, description="memory for the arrays of open sessions, all together")
     session_idle: Seconds = Field(default=600.0, description="seconds without a step after which a session is closed")
     drain: Annotated[float, Field(ge=0, le=86400)] = Field(
         default=30.0, description="seconds that calls in flight get to finish when the server is asked to stop"

@@ -14,15 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from google.rpc.code_pb2 import Code
-from sqlalchemy import Connection, Row, Select, delete, func, insert, literal, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
-from .database import Database, about, jobs, requests, results
+from .database import Database
+from .job_ends import CANCELLED, DONE, ENDED, QUEUED, RUNNING, answered, end, forget
 from .protocol import equipoise_pb2 as pb
 from .protocol.failures import Refused
-
-QUEUED, RUNNING, DONE = pb.JOB_STATE_QUEUED, pb.JOB_STATE_RUNNING, pb.JOB_STATE_DONE
-FAILED, CANCELLED = pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED
-ENDED = (DONE, FAILED, CANCELLED)
+from .tables import jobs, requests, results
 
 LONGEST_NAME = 200
 """Characters of a spec's name that a job repeats; a longer one ends in an ellipsis."""
@@ -82,14 +80,10 @@ class Store:
             known = self._submitted(connection, new)
             if known is not None:
                 return known
-            twin = connection.execute(answered(new.tenant, new.content)).scalar()
-            if twin is None:
+            result = connection.execute(answered(new.tenant, new.content)).scalar()
+            if result is None:
                 _admit(connection, new, bounds)
             now = time.time()
-            fields: dict[str, Any] = {"state": QUEUED}
-            if twin is not None:
-                served = connection.execute(select(about.c.served)).scalar_one()
-                fields = {"state": DONE, "whole": True, "source": pb.SOURCE_CACHED, "finished": now, "ended": served}
             entered = insert(jobs).values(
                 id=f"{int(now * 1000) % 2**48:012x}{secrets.token_hex(10)}",
                 tenant=new.tenant,
@@ -100,13 +94,13 @@ class Store:
                 content=new.content,
                 size=len(new.request),
                 created=now,
-                **fields,
+                state=QUEUED,
             )
             seq = connection.execute(entered.returning(jobs.c.seq)).scalar_one()
-            if twin is None:
+            if result is None:
                 connection.execute(insert(requests).values(seq=seq, body=new.request))
             else:
-                copy_result(connection, twin, seq)
+                end(connection, seq, state=DONE, whole=True, source=pb.SOURCE_CACHED, result=result)
             return to_message(connection.execute(select(*_SHOWN).where(jobs.c.seq == seq)).one())
 
     def _submitted(self, connection: Connection, new: NewJob) -> pb.Job | None:
@@ -131,12 +125,15 @@ class Store:
 
     def result(self, tenant: str, id: str) -> tuple[pb.Job, bytes | None]:
         """A job and, where it is done, its result: a serialised SolveResponse. Raises `Refused`, NOT_FOUND."""
-        with self.database.reading() as connection:
-            found = _one(connection, tenant, id)
-            body = connection.execute(select(results.c.body).where(results.c.seq == found.seq)).scalar()
-            if body is not None:  # messages that are strung together are merged by who reads them
-                body += pb.SolveResponse(source=found.source).SerializeToString()
-            return to_message(found), body
+        shown = select(*_SHOWN, results.c.body).outerjoin(results, results.c.seq == jobs.c.result)
+        with self.database.reading() as connection:  # one statement: PostgreSQL shows each what is true when it begins
+            found = connection.execute(shown.where(jobs.c.id == id, jobs.c.tenant == tenant)).one_or_none()
+        if found is None:
+            raise not_found(id)
+        body = found.body
+        if body is not None:  # messages that are strung together are merged by who reads them
+            body += pb.SolveResponse(source=found.source).SerializeToString()
+        return to_message(found), body
 
     def look(self, ids: Sequence[str]) -> list[pb.Job]:
         """Those of some jobs that are there."""
@@ -175,7 +172,7 @@ class Store:
                 raise Refused(
                     Code.FAILED_PRECONDITION, "JOB_NOT_ENDED", f"the job {id} has not ended: cancel it, then delete it"
                 )
-            connection.execute(delete(jobs).where(jobs.c.seq == found.seq))
+            forget(connection, [found.seq])
 
     def counts(self) -> dict[int, int]:
         """How many jobs there are in each state that there is a job in."""
@@ -203,26 +200,6 @@ def to_message(row: Row[*tuple[Any, ...]]) -> pb.Job:
     if row.failure is not None:
         job.failure.ParseFromString(row.failure)
     return job
-
-
-def end(connection: Connection, seq: int, **fields: Any) -> None:
-    """Records how a job ended. Its request is needed no more."""
-    served = select(about.c.served).scalar_subquery()
-    final = update(jobs).where(jobs.c.seq == seq).values(finished=time.time(), ended=served, owner=None, **fields)
-    connection.execute(final)
-    connection.execute(delete(requests).where(requests.c.seq == seq))
-
-
-def copy_result(connection: Connection, twin: int, seq: int) -> None:
-    """Gives a job the result of another."""
-    same = select(literal(seq), results.c.body).where(results.c.seq == twin)
-    connection.execute(insert(results).from_select(["seq", "body"], same))
-
-
-def answered(tenant: str, content: str) -> Select[int]:
-    """The latest job with the whole answer to a question."""
-    mine = (jobs.c.tenant == tenant) & (jobs.c.content == content)
-    return select(jobs.c.seq).where(mine, jobs.c.state == DONE, jobs.c.whole).order_by(jobs.c.seq.desc()).limit(1)
 
 
 def _one(connection: Connection, tenant: str, id: str) -> Row[*tuple[Any, ...]]:

@@ -96,9 +96,10 @@ class Tenant:
 
     def limits(self) -> Quotas:
         """The quotas in force. Raises `Refused` once the tenant has gone."""
-        if self.quotas is None:
+        quotas = self.quotas  # once: solver threads ask too
+        if quotas is None:
             raise Refused(Code.PERMISSION_DENIED, "TENANT_GONE", f"the tenant {self.name} is no longer served here")
-        return self.quotas
+        return quotas
 
     def call(self) -> _Call:
         """To be entered for each call and each step of a session: counts it as long as it lasts.
@@ -213,7 +214,10 @@ class Tenants:
         """Read the file again whenever it changes, until cancelled."""
         while True:
             await asyncio.sleep(LOOKED_AGAIN)
-            await asyncio.to_thread(self.refresh)
+            try:
+                await asyncio.to_thread(self.refresh)
+            except Exception as error:  # whatever it was, the file is looked at again
+                _log.error("tenants_file_unread", file=str(self._file), error=type(error).__name__)
 
     def _take(self, entries: dict[str, _Entry]) -> None:
         named = {name: self._named.get(name) or Tenant(name) for name in entries}

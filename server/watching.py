@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 
 from google.rpc.code_pb2 import Code
 
+from .job_ends import ENDED
 from .protocol import equipoise_pb2 as pb
 from .protocol.failures import Refused
-from .store import ENDED, not_found
+from .store import not_found
 
 EVERY = 0.25
 """Seconds between two questions to the store, which other servers write to as well."""

@@ -1,7 +1,8 @@
 """A worker process: one solve after the other, for the server that started it and for nobody else.
 
 It reads frames from the socket that it was given, and ends when that socket does or when the server dies, however
-that happens. A thread listens, so that a solve can be told to stop; the main thread solves.
+that happens: a guardian process sees to it that no solver program is left either. A thread listens, so that a solve
+can be told to stop; the main thread solves.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import queue
 import resource
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -42,6 +44,15 @@ PROGRESS_EVERY = 0.05
 """Seconds between two messages about progress."""
 NO_MEMORY = 77
 """Exit code of a worker that was given no more memory: it would not be sound afterwards."""
+_GUARDIAN = """
+import os, signal
+try:
+    os.read(0, 1)
+finally:
+    os.killpg(0, signal.SIGKILL)
+"""
+"""Waits for the end of the leash, whose other end the server alone holds, and then ends its whole group: the system
+ends a worker whose server is gone, but not the solver programs that the worker runs."""
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _KILLED_FIRST = "500"  # of 1000: where the system runs out of memory, a worker goes and the server stays
 
@@ -190,6 +201,15 @@ def _tie_to(parent: int) -> None:
         Path("/proc/self/oom_score_adj").write_text(_KILLED_FIRST)
 
 
+def _guard() -> None:
+    """Have all that this process starts end when the server dies. The standard input is the leash."""
+    if os.getpgrp() == os.getpid():  # else there is no group of its own to end
+        command = [sys.executable, "-I", "-S", "-c", _GUARDIAN]
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)  # the leash is the guardian's alone
+
+
 def _limit_memory(memory: int) -> None:
     """Let no more data be taken from the system. Raises `ServiceError` where the limit leaves nothing to solve in.
 
@@ -226,6 +246,7 @@ def main() -> None:
     """Serve the server whose socket the command line names."""
     setup = Setup.read(sys.argv[1])
     _tie_to(setup.parent)
+    _guard()
     connection = socket.socket(fileno=setup.connection)
     worker = _Worker(connection, setup.limits)
     threading.Thread(target=worker.listen, daemon=True, name="equipoise-listen").start()

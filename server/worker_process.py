@@ -6,12 +6,13 @@ All of it runs on the event loop and none of it blocks: frames go over a socket 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -62,7 +63,11 @@ class WorkerProcess:
     """A worker, ready. It solves one task at a time."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, connection: socket.socket, settings: WorkerSettings
+        self,
+        process: asyncio.subprocess.Process,
+        connection: socket.socket,
+        leash: socket.socket,
+        settings: WorkerSettings,
     ) -> None:
         self.fit = True
         """Whether it may be given another task."""
@@ -74,6 +79,7 @@ class WorkerProcess:
         """Done once the process is."""
         self._process = process
         self._connection = connection
+        self._leash = leash  # its other end tells a worker's guardian, whatever the worker does, that this one is gone
         self._settings = settings
         self._sending = asyncio.Lock()
         self._stopping: asyncio.Task[None] | None = None
@@ -94,10 +100,10 @@ class WorkerProcess:
     async def start(cls, settings: WorkerSettings) -> Self:
         """A new worker, warm. Raises `WorkerLost` where it does not get ready."""
         try:
-            ours, process = await _spawned(settings)
+            process, connection, leash = await _spawned(settings)
         except OSError as error:  # no more processes, descriptors or memory to be had
             raise WorkerLost(f"no worker process can be started: {error}") from None
-        worker = cls(process, ours, settings)
+        worker = cls(process, connection, leash, settings)
         try:
             await worker._ready()
         except BaseException:
@@ -128,12 +134,9 @@ class WorkerProcess:
 
     async def solve(self, request: bytes, deadline: float | None, report: Report | None) -> bytes:
         """The answer, a `SolveResponse`. Raises the error of the solve, `SolveTimeout` or `WorkerLost`."""
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout_at(self._latest) as self._clock:
-                async with self._sending:
-                    within = float("inf") if deadline is None else deadline - loop.time()
-                    await send_soon(self._connection, Frame(Kind.SOLVE, self.solves, within, body=request))
+                await self._begin(request, deadline)
                 return await self._answer(report)
         except TimeoutError:
             self.kill()
@@ -150,28 +153,40 @@ class WorkerProcess:
         finally:
             self._clock = None
 
+    async def _begin(self, request: bytes, deadline: float | None) -> None:
+        """Send the task and see it begun, or fail. Raises `WorkerLost` where that takes too long."""
+        try:
+            async with asyncio.timeout(READING):
+                async with self._sending:
+                    within = math.inf if deadline is None else deadline - asyncio.get_running_loop().time()
+                    await send_soon(self._connection, Frame(Kind.SOLVE, self.solves, within, body=request))
+                frame = await self._frame()
+        except TimeoutError:
+            self.kill()
+            raise WorkerLost(f"a worker process did not read its request within {READING:g} s") from None
+        if frame.kind != Kind.STARTED:
+            raise _unexpected(frame)
+        self.started = True
+        self._no_later(frame.seconds)
+
     async def _answer(self, report: Report | None) -> bytes:
-        overdue = asyncio.get_running_loop().time() + READING
-        while True:
-            async with asyncio.timeout_at(None if self.started else overdue):
-                frame = await receive_soon(self._connection)
-            if frame.solve != self.solves:
-                raise Junk(f"{frame.kind.name} of solve {frame.solve}, not {self.solves}")
-            self.fit = self.fit and not frame.last
-            match frame.kind:
-                case Kind.STARTED:
-                    self.started = True
-                    self._no_later(frame.seconds)
-                case Kind.PROGRESS:
-                    progress = _progress(frame.body)
-                    if report is not None:
-                        report(progress)
-                case Kind.ANSWER:
-                    return frame.body
-                case Kind.FAILED:
-                    raise from_status(Status.FromString(frame.body))
-                case other:
-                    raise Junk(f"a worker does not send {other.name}")
+        while (frame := await self._frame()).kind != Kind.ANSWER:
+            if frame.kind != Kind.PROGRESS:
+                raise _unexpected(frame)
+            progress = _progress(frame.body)
+            if report is not None:
+                report(progress)
+        return frame.body
+
+    async def _frame(self) -> Frame:
+        """What the worker says next of the task in hand. Raises the error of the solve."""
+        frame = await receive_soon(self._connection)
+        if frame.solve != self.solves:
+            raise Junk(f"{frame.kind.name} of solve {frame.solve}, not {self.solves}")
+        self.fit = self.fit and not frame.last
+        if frame.kind == Kind.FAILED:
+            raise from_status(Status.FromString(frame.body))
+        return frame
 
     def hurry(self, seconds: float) -> None:
         """Tell the task in hand to stop with the best plan so far; kill the worker after so many seconds."""
@@ -202,6 +217,7 @@ class WorkerProcess:
         """Kill it, wait until it is gone, and give everything back. It is waited for even if this is cancelled."""
         self.kill()
         self._connection.close()
+        self._leash.close()
         if self._stopping is not None:
             self._stopping.cancel()
         cancelled: asyncio.CancelledError | None = None
@@ -237,25 +253,31 @@ class WorkerProcess:
         return "there is" if memory is None else f"the {memory:,} bytes that a worker may take"
 
 
-async def _spawned(settings: WorkerSettings) -> tuple[socket.socket, asyncio.subprocess.Process]:
-    """A new process and this end of its socket. Raises `OSError`."""
-    ours, theirs = socket.socketpair()
-    setup = Setup(theirs.fileno(), os.getpid(), settings.memory, settings.limits)
-    with theirs:
-        try:
-            ours.setblocking(False)
-            process = await asyncio.create_subprocess_exec(
-                *COMMAND,
-                setup.argument(),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=2,  # what a library prints is for the log
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # a group of its own, so that its solver programs die with it
-            )
-        except BaseException:
-            ours.close()
-            raise
-    return ours, process
+async def _spawned(settings: WorkerSettings) -> tuple[asyncio.subprocess.Process, socket.socket, socket.socket]:
+    """A new process, this end of its socket, and this end of its leash. Raises `OSError`."""
+    with ExitStack() as ours, ExitStack() as theirs:
+        (connection, its_connection), (leash, its_leash) = _pair(ours, theirs), _pair(ours, theirs)
+        connection.setblocking(False)
+        setup = Setup(its_connection.fileno(), os.getpid(), settings.memory, settings.limits)
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND,
+            setup.argument(),
+            stdin=its_leash.fileno(),
+            stdout=2,  # what a library prints is for the log
+            pass_fds=[its_connection.fileno()],
+            start_new_session=True,  # a group of its own, so that its solver programs die with it
+        )
+        ours.pop_all()
+        return process, connection, leash
+
+
+def _pair(ours: ExitStack, theirs: ExitStack) -> tuple[socket.socket, socket.socket]:
+    one, other = socket.socketpair()
+    return ours.enter_context(one), theirs.enter_context(other)
+
+
+def _unexpected(frame: Frame) -> Junk:
+    return Junk(f"a worker does not send {frame.kind.name} now")
 
 
 def _progress(body: bytes) -> Progress:

@@ -1,7 +1,6 @@
 """Solves that need a search run in processes of their own: a crash, or memory that runs out, costs one of them.
 
-A fixed number of workers, each kept by a task that starts it again when it is gone. Who asks waits in one line, in
-order of priority, for the next worker that is free.
+A fixed number of workers, each kept by a task that starts it again when it is gone. Who asks waits in one `Line`.
 """
 
 from __future__ import annotations
@@ -9,10 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from bisect import insort
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import structlog
 from google.rpc.code_pb2 import Code
@@ -21,6 +17,7 @@ from ..specs.errors import SolveTimeout
 from .protocol.failures import Refused
 from .protocol.wire import Limits
 from .worker import GRACE
+from .worker_line import Line, Task
 from .worker_process import Report, WorkerLost, WorkerProcess, WorkerSettings
 
 FREED = 0.15
@@ -34,38 +31,12 @@ _log = structlog.get_logger()
 __all__ = ["WorkerLost", "Workers"]
 
 
-@dataclass(order=True)
-class _Task:
-    """A request that waits for a worker or is with one; sorts by who comes first."""
-
-    priority: int
-    number: int
-    request: bytes = field(compare=False)
-    deadline: float | None = field(compare=False)
-    report: Report | None = field(compare=False)
-    answer: asyncio.Future[bytes] = field(compare=False)
-    worker: WorkerProcess | None = field(compare=False, default=None)
-    again: bool = field(compare=False, default=False)
-
-    def fail(self, error: Exception) -> None:
-        """Answer with an error, if anybody still waits for one."""
-        if not self.answer.done():
-            self.answer.set_exception(error)
-
-
-@dataclass(frozen=True)
-class _Idle:
-    """A worker with nothing to do, and where to put what comes."""
-
-    worker: WorkerProcess
-    task: asyncio.Future[_Task]
-
-
 class Workers:
     """Worker processes, kept running. Belongs to the event loop whose thread starts it: they die with that thread.
 
-    count: processes. memory: bytes of data that each may take. recycle_after: solves after which one is replaced.
-    most_waiting: requests that may wait for a worker. limits: what a document in a request may hold.
+    count: processes; where there are two or more, solves of priority 1 and above keep all but one of them busy at most.
+    memory: bytes of data that each may take. recycle_after: solves after which one is replaced. most_waiting: requests
+    that may wait for a worker. limits: what a document in a request may hold.
     on_lost: told of each worker that died and should not have; the log is, if there is none.
     """
 
@@ -82,14 +53,11 @@ class Workers:
         """Workers that died and should not have."""
         self._count = count
         self._recycle_after = recycle_after
-        self._most_waiting = most_waiting
         self._on_lost = on_lost or (lambda reason: _log.warning("worker_lost", reason=reason))
         self._settings = WorkerSettings(memory, limits or Limits())
         self._keepers: list[asyncio.Task[None]] = []
         self._alive = set[WorkerProcess]()
-        self._idle = deque[_Idle]()
-        self._line: list[_Task] = []
-        self._busy: dict[int, _Task] = {}
+        self._line = Line(count, most_waiting)
         self._numbers = itertools.count()
         self._closing = False
         self._failure: Exception | None = None  # why the last start failed, until one succeeds
@@ -97,12 +65,17 @@ class Workers:
     @property
     def running(self) -> int:
         """Requests that are with a worker."""
-        return len(self._busy)
+        return len(self._line.busy)
 
     @property
     def waiting(self) -> int:
         """Requests that wait for a worker."""
         return len(self._line)
+
+    @property
+    def for_jobs(self) -> int:
+        """Solves of priority 1 and above that run at one time: who starts more lets them wait in the line."""
+        return self._line.most_behind
 
     def pids(self) -> list[int]:
         """The processes that are there and ready, at work or not."""
@@ -131,19 +104,17 @@ class Workers:
     async def stop(self, grace: float) -> None:
         """Take nothing more, let what runs finish for so many seconds, and end all workers."""
         self._closing = True
-        for task in self._line:
+        for task in self._line.clear():
             task.fail(_closed())
-        self._line.clear()
-        while self._idle:
-            self._idle.popleft().task.cancel()
-        if busy := [task.answer for task in self._busy.values()]:
+        self._line.dismiss()
+        if busy := [task.answer for task in self._line.busy.values()]:
             await asyncio.wait(busy, timeout=grace)
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        for task in self._busy.values():
+        for task in list(self._line.busy.values()):
             task.fail(_closed())
-        self._busy.clear()
+            self._line.ended(task)
 
     async def solve(
         self,
@@ -165,8 +136,9 @@ class Workers:
         """
         loop = asyncio.get_running_loop()
         deadline = None if within is None else loop.time() + within
-        task = _Task(priority, next(self._numbers), request, deadline, progress, loop.create_future())
-        self._take_on(task)
+        self._check(len(request))
+        task = Task(priority, next(self._numbers), request, deadline, progress, loop.create_future())
+        self._line.join(task)
         timer = (
             None if deadline is None else loop.call_at(deadline, self._leave_line, task, "no worker was free in time")
         )
@@ -186,37 +158,18 @@ class Workers:
             if stopping is not None:
                 stopping.cancel()
 
-    # -- the line ----------------------------------------------------------------------------------------------------
-
-    def _take_on(self, task: _Task) -> None:
+    def _check(self, size: int) -> None:
         if self._closing or not self._keepers:
             raise _closed()
         if self._failure is not None and not self._alive:
             raise _none(self._failure)
-        if len(self._line) >= self._most_waiting:
-            text = f"{len(self._line):,} requests wait for a worker already"
-            raise Refused(Code.RESOURCE_EXHAUSTED, "OVERLOADED", text, 1.0)
-        self._line_up(task)
+        self._line.check(size)
 
-    def _line_up(self, task: _Task) -> None:
-        if self._idle:
-            idle = self._idle.popleft()
-            self._hand_over(task, idle.worker)
-            idle.task.set_result(task)
-        else:
-            insort(self._line, task)
-
-    def _hand_over(self, task: _Task, worker: WorkerProcess) -> None:
-        task.worker = worker
-        worker.prepare(task.deadline)
-        self._busy[task.number] = task
-
-    def _leave_line(self, task: _Task, why: str) -> None:
-        if task in self._line:
-            self._line.remove(task)
+    def _leave_line(self, task: Task, why: str) -> None:
+        if self._line.leave(task):
             task.fail(SolveTimeout(f"no plan: {why}"))
 
-    def _interrupt(self, task: _Task) -> None:
+    def _interrupt(self, task: Task) -> None:
         if task.worker is not None:
             task.worker.hurry(GRACE)
         self._leave_line(task, "interrupted before a worker was free")
@@ -235,6 +188,8 @@ class Workers:
             since = asyncio.get_running_loop().time()
             try:
                 await self._employ(worker)
+            except Exception as error:  # whatever it is, the next worker is not to be missed for it
+                _log.error("worker_not_kept", exc_info=error)
             finally:
                 self._alive.discard(worker)
                 await worker.end()
@@ -248,9 +203,8 @@ class Workers:
             _log.error("no_worker", reason=str(error), exc_info=not isinstance(error, WorkerLost))
             self._failure = error
             if not self._alive:
-                for task in self._line:
+                for task in self._line.clear():
                     task.fail(_none(error))
-                self._line.clear()
             return None
         self._failure = None
         return worker
@@ -258,49 +212,45 @@ class Workers:
     async def _employ(self, worker: WorkerProcess) -> None:
         """Give one worker task after task while it is fit."""
         while not self._closing and worker.fit and worker.solves < self._recycle_after:
-            if (task := await self._next(worker)) is not None:
+            if (task := await self._line.next(worker)) is not None:
                 await self._serve(task, worker)
+            elif worker.dead.done():
+                worker.fit = False
+                self._note_loss(worker, "it died with nothing to do")
 
-    async def _next(self, worker: WorkerProcess) -> _Task | None:
-        """The next task in the line, as soon as there is one; None if the worker dies before or the server stops."""
-        if self._line:
-            task = self._line.pop(0)
-            self._hand_over(task, worker)
-            return task
-        idle = _Idle(worker, asyncio.get_running_loop().create_future())
-        self._idle.append(idle)
-        await asyncio.wait([idle.task, worker.dead], return_when=asyncio.FIRST_COMPLETED)
-        if idle.task.done():
-            return None if idle.task.cancelled() else idle.task.result()
-        self._idle.remove(idle)
-        self._note_loss(worker, "it died with nothing to do")
-        worker.fit = False
-        return None
-
-    async def _serve(self, task: _Task, worker: WorkerProcess) -> None:
+    async def _serve(self, task: Task, worker: WorkerProcess) -> None:
         error: Exception | None = None
         answer = b""
         try:
             answer = await worker.solve(task.request, task.deadline, task.report)
         except Exception as raised:
             error = raised
-        del self._busy[task.number]
-        task.worker = None
+        self._line.ended(task)
         if isinstance(error, WorkerLost):
             self._note_loss(worker, str(error))
             unread = not (worker.started or worker.hurried or error.memory)
-            if unread and not (task.again or task.answer.done() or self._closing):
-                task.again = True  # the worker was dead or dying before it had the task
-                self._line_up(task)
+            if unread and self._again(task):
                 return
         if error is not None:
             task.fail(error)
         elif not task.answer.done():
             task.answer.set_result(answer)
 
+    def _again(self, task: Task) -> bool:
+        """Whether a task gets another worker: the one that it had was dead or dying before it had read the request."""
+        late = task.deadline is not None and asyncio.get_running_loop().time() >= task.deadline
+        if task.again or late or task.answer.done() or self._closing:
+            return False
+        task.again = True
+        self._line.join(task)
+        return True
+
     def _note_loss(self, worker: WorkerProcess, how: str) -> None:
         self.lost += 1
-        self._on_lost(f"{how} (process {worker.pid})")
+        try:
+            self._on_lost(f"{how} (process {worker.pid})")
+        except Exception as error:  # who is told must not cost the caller an answer
+            _log.error("worker_loss_not_told", exc_info=error)
 
 
 def pause(failures: int) -> float:

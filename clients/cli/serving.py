@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -96,7 +97,7 @@ def _metavar(name: str, field: FieldInfo) -> str:
     return "SIZE" if name in _SIZES else "N"
 
 
-_SIZES = ("worker_memory", "cache", "largest_message", "largest_json")
+_SIZES = ("worker_memory", "cache", "largest_message", "largest_json", "session_memory")
 
 
 def default_shown(name: str, field: FieldInfo) -> str:
@@ -124,9 +125,11 @@ def _serve(**flags: Any) -> int:
         _warn(settings)
         from ...server.app import serve
 
-        asyncio.run(serve(settings, _ready))
+        left = asyncio.run(serve(settings, _ready))
     finally:
         writer.close()
+    if left:
+        os._exit(0)
     return 0
 
 

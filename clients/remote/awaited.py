@@ -17,8 +17,9 @@ from ...specs.spec import Plan, Spec
 from ..asked import limit, seconds
 from ..client import AsyncClient, AsyncSession, Kind
 from ..jobs import AsyncJob, JobState, JobStatus
-from . import messages
+from . import job_messages, messages
 from .channel import Target
+from .job_messages import Pages, Report
 from .messages import Operation, PlanReader
 from .patience import Patience
 from .turns import Turns, lost
@@ -33,6 +34,7 @@ class AsyncRemoteClient(AsyncClient):
     def __init__(self, target: Target, timeout: float, retry_for: float) -> None:
         self.target, self.timeout, self.retry_for = target, timeout, retry_for
         self._channel: grpc.aio.Channel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._methods: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
         self._closed = False
 
@@ -46,18 +48,15 @@ class AsyncRemoteClient(AsyncClient):
         return await self.run(messages.describe_kind(kind), timeout)
 
     async def job(self, job_id: str, *, timeout: float | None = None) -> AsyncJob[Plan]:
-        return AsyncRemoteJob(self, await self.run(messages.get(job_id), timeout), messages.any_plan)
+        return AsyncRemoteJob(self, await self.run(job_messages.get(job_id), timeout), messages.any_plan)
 
     async def jobs(
         self, *, states: Iterable[JobState] = (), kind: str | None = None, timeout: float | None = None
     ) -> AsyncIterator[AsyncJob[Plan]]:
-        token, states = "", tuple(states)
-        while True:
-            page, token = await self.run(messages.list_jobs(states, kind, token), timeout)
-            for status in page:
+        pages = Pages(states, kind)
+        while pages.more:
+            for status in await self.run(pages.next(), timeout):
                 yield AsyncRemoteJob(self, status, messages.any_plan)
-            if not token:
-                return
 
     async def close(self) -> None:
         self._closed = True
@@ -71,16 +70,16 @@ class AsyncRemoteClient(AsyncClient):
         return AsyncRemoteSession(self, Turns(spec, options, timeout, self.timeout))
 
     async def _submit(self, spec: Spec[P], options: Options, key: str | None, timeout: float | None) -> AsyncJob[P]:
-        status = await self.run(messages.submit(spec, options, key), timeout)
+        status = await self.run(job_messages.submit(spec, options, key), timeout)
         return AsyncRemoteJob(self, status, messages.plan_reader(spec))
 
     async def run(self, operation: Operation[R], timeout: float | Patience | None) -> R:
         """Make a call, again if need be, and read its answer."""
         patience = timeout if isinstance(timeout, Patience) else self.patience(timeout)
         while True:
-            method = self._methods.get(operation.path)
-            if method is None or self._closed:
-                method = self._methods[operation.path] = self.channel().unary_unary(operation.path)
+            channel, method = self.channel(), self._methods.get(operation.path)
+            if method is None:
+                method = self._methods[operation.path] = channel.unary_unary(operation.path)
             try:
                 data = await method(operation.request, timeout=patience.left, metadata=self.target.call_metadata())
             except grpc.RpcError as failed:
@@ -92,16 +91,21 @@ class AsyncRemoteClient(AsyncClient):
             await asyncio.sleep(patience.pause(error))
 
     def channel(self) -> grpc.aio.Channel:
-        """The channel, made where the event loop runs. Raises `ServiceError` once the client is closed."""
+        """The channel, of the event loop that made the first call. Raises `ServiceError` on another, and once the
+        client is closed."""
         if self._closed:
             raise ServiceError("the client is closed")
+        loop = asyncio.get_running_loop()
         if self._channel is None:
+            self._loop = loop
             where, credentials, options = str(self.target.address), self.target.credentials, self.target.options
             self._channel = (
                 grpc.aio.insecure_channel(where, options)
                 if credentials is None
                 else grpc.aio.secure_channel(where, credentials, options)
             )
+        if self._loop is not loop:
+            raise ServiceError("the client was used on another event loop before: connect on this one")
         return self._channel
 
     def patience(self, timeout: float | None) -> Patience:
@@ -137,6 +141,7 @@ class AsyncRemoteSession(AsyncSession[P]):
         self._client, self._turns = client, turns
         self._call: grpc.aio.StreamStreamCall[bytes, bytes] | None = None
         self._mine = asyncio.Lock()
+        self._clock: asyncio.Timeout | None = None
 
     @property
     def spec(self) -> Spec[P]:
@@ -152,6 +157,7 @@ class AsyncRemoteSession(AsyncSession[P]):
         return self
 
     async def step(self, **changes: Any) -> P:
+        self._client.channel()
         async with self._mine:
             wanted = self._turns.changed(changes)
             return await self._persist(lambda patience: self._turn(wanted, changes, patience))
@@ -181,11 +187,12 @@ class AsyncRemoteSession(AsyncSession[P]):
         return self._turns.answered(answer, wanted)
 
     async def _open(self, patience: Patience) -> None:
-        if self._turns.ready:
+        if not self._turns.lacks_stream():
             return
         with self._turns.on_the_wire():
             method = self._client.channel().stream_stream(messages.SESSION)
             self._call = method(metadata=self._client.target.call_metadata())
+            self._call.add_done_callback(self._let_go)
             self._turns.opened(await self._ask(self._turns.opening(), patience))
 
     async def _ask(self, request: bytes, patience: Patience) -> bytes:
@@ -193,16 +200,26 @@ class AsyncRemoteSession(AsyncSession[P]):
         if call is None:
             raise lost("the session has no stream")
         try:
-            async with asyncio.timeout(patience.left):
+            async with asyncio.timeout(patience.left) as self._clock:
                 await _written(call, request)
                 answer = await call.read()
         except TimeoutError:
-            raise patience.late() from None
+            self._turns.ensure_open()
+            raise (lost("the call was cut off") if self._clock is None else patience.late()) from None
         except asyncio.CancelledError:
             raise given_up() from None
+        finally:
+            self._clock = None
         if not isinstance(answer, bytes):
             raise lost("the service ended the session")
         return answer
+
+    def _let_go(self, call: grpc.aio.Call) -> None:
+        """End the wait for a call that is cancelled: gRPC leaves who writes to one waiting if it had not begun yet."""
+        clock = self._clock
+        if self._call in (None, call) and call.cancelled() and clock is not None and not clock.expired():
+            self._clock = None
+            clock.reschedule(asyncio.get_running_loop().time())
 
     def _hang_up(self) -> None:
         call, self._call = self._call, None
@@ -217,50 +234,47 @@ class AsyncRemoteJob(AsyncJob[P]):
         self._client, self.status, self._read = client, status, read
 
     async def refresh(self, *, timeout: float | None = None) -> JobStatus:
-        self.status = await self._client.run(messages.get(self.id), timeout)
+        self.status = await self._client.run(job_messages.get(self.id), timeout)
         return self.status
 
     def watch(self, *, interval: float | None = None, timeout: float | None = None) -> AsyncIterator[JobStatus]:
-        patience = messages.watching(self.status, timeout, self._client.retry_for)
-        return self._watch(messages.watch(self.id, interval), patience)
+        return self._watch(Report(self.status, interval, timeout, self._client.retry_for))
 
     async def result(self, timeout: float | None = None) -> P:
         timeout = self._client.timeout if timeout is None else timeout
-        patience = messages.watching(self.status, timeout, self._client.retry_for)
+        report = Report(self.status, None, timeout, self._client.retry_for)
         if not self.status.ended:
-            async for _ in self._watch(messages.watch(self.id, None), patience):
+            async for _ in self._watch(report):
                 pass
-        return await self._client.run(messages.result(self.id, self._read), patience)
+        return await self._client.run(job_messages.result(self.id, self._read), report.patience)
 
     async def cancel(self, *, timeout: float | None = None) -> JobStatus:
-        self.status = await self._client.run(messages.cancel(self.id), timeout)
+        self.status = await self._client.run(job_messages.cancel(self.id), timeout)
         return self.status
 
     async def delete(self, *, timeout: float | None = None) -> None:
         try:
-            await self._client.run(messages.delete(self.id), timeout)
+            await self._client.run(job_messages.delete(self.id), timeout)
         except Refused as error:
-            if not messages.gone(error):  # a repeated attempt finds nothing
+            if not job_messages.gone(error):  # a repeated attempt finds nothing
                 raise
 
-    async def _watch(self, operation: Operation[JobStatus], patience: Patience) -> AsyncIterator[JobStatus]:
-        seen: JobStatus | None = None
-        while seen is None or not seen.ended:
+    async def _watch(self, report: Report) -> AsyncIterator[JobStatus]:
+        while True:
             error: EquipoiseError = lost("the service ended the report before the job ended")
-            method = self._client.channel().unary_stream(operation.path)
-            call = method(operation.request, timeout=patience.left, metadata=self._client.target.call_metadata())
+            method = self._client.channel().unary_stream(report.path)
+            call = method(report.request, timeout=report.begin(), metadata=self._client.target.call_metadata())
             try:
                 async for data in call:
-                    patience.renew()
-                    self.status = operation.read(data)
-                    if self.status != seen:
-                        seen = self.status
-                        yield seen
+                    if (status := report.news(data)) is not None:
+                        self.status = status
+                        yield status
+                    if report.ended:
+                        return
             except grpc.RpcError as failed:
                 error = from_call(failed)
             except asyncio.CancelledError:
                 error = given_up()
             finally:
                 call.cancel()
-            if seen is None or not seen.ended:
-                await asyncio.sleep(patience.pause(error))
+            await asyncio.sleep(report.patience.pause(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -18,8 +19,9 @@ from ...specs.spec import Plan, Spec
 from ..asked import limit, seconds
 from ..client import Client, ClientSession, Kind
 from ..jobs import Job, JobState, JobStatus
-from . import messages
+from . import job_messages, messages
 from .channel import Target
+from .job_messages import Pages, Report
 from .messages import Operation, PlanReader
 from .patience import Patience
 from .turns import Turns, lost
@@ -42,7 +44,10 @@ class Stream(Protocol):
 
 
 class RemoteClient(Client):
-    """A service at an address. One channel, shared by all threads; it connects with the first call."""
+    """A service at an address. One channel, shared by all threads; it connects with the first call.
+
+    It serves no process that is forked later: threads, gRPC's and ours, do not come along.
+    """
 
     def __init__(self, target: Target, timeout: float, retry_for: float) -> None:
         self.target, self.timeout, self.retry_for = target, timeout, retry_for
@@ -53,7 +58,7 @@ class RemoteClient(Client):
             else grpc.secure_channel(where, target.credentials, options)
         )
         self._methods: dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]] = {}
-        self._closed = threading.Event()
+        self._closed, self._process = threading.Event(), os.getpid()
         self.watchdog = Watchdog()
 
     def check(self, spec: Spec[Any], plan: Plan, *, timeout: float | None = None) -> CheckResult:
@@ -66,23 +71,26 @@ class RemoteClient(Client):
         return self.run(messages.describe_kind(kind), timeout)
 
     def job(self, job_id: str, *, timeout: float | None = None) -> Job[Plan]:
-        return RemoteJob(self, self.run(messages.get(job_id), timeout), messages.any_plan)
+        return RemoteJob(self, self.run(job_messages.get(job_id), timeout), messages.any_plan)
 
     def jobs(
         self, *, states: Iterable[JobState] = (), kind: str | None = None, timeout: float | None = None
     ) -> Iterator[Job[Plan]]:
-        token, states = "", tuple(states)
-        while True:
-            page, token = self.run(messages.list_jobs(states, kind, token), timeout)
-            for status in page:
+        pages = Pages(states, kind)
+        while pages.more:
+            for status in self.run(pages.next(), timeout):
                 yield RemoteJob(self, status, messages.any_plan)
-            if not token:
-                return
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is another process than the client's own, in which even hanging up would wait for ever."""
+        return os.getpid() != self._process
 
     def close(self) -> None:
         self._closed.set()
-        self.watchdog.stop()
-        self._channel.close()
+        if not self.forked:
+            self.watchdog.stop()
+            self._channel.close()
 
     def _solve(self, spec: Spec[P], options: Options, timeout: float | None) -> P:
         return self.run(messages.solve(spec, options), limit(timeout, options, self.timeout))
@@ -91,7 +99,7 @@ class RemoteClient(Client):
         return RemoteSession(self, Turns(spec, options, timeout, self.timeout))
 
     def _submit(self, spec: Spec[P], options: Options, key: str | None, timeout: float | None) -> Job[P]:
-        status = self.run(messages.submit(spec, options, key), timeout)
+        status = self.run(job_messages.submit(spec, options, key), timeout)
         return RemoteJob(self, status, messages.plan_reader(spec))
 
     def run(self, operation: Operation[R], timeout: float | Patience | None) -> R:
@@ -101,9 +109,8 @@ class RemoteClient(Client):
         if method is None:
             method = self._methods[operation.path] = self._channel.unary_unary(operation.path)
         while True:
-            self.ensure_open()
             try:
-                data = method(operation.request, timeout=patience.left, metadata=self.target.call_metadata())
+                data = self._begun(method, operation.request, patience.left)
             except grpc.RpcError as failed:
                 error = from_call(failed)
             else:
@@ -112,14 +119,19 @@ class RemoteClient(Client):
 
     def converse(self, path: str, requests: Iterator[bytes]) -> Stream:
         """Begin a call with a stream each way."""
-        self.ensure_open()
-        return self._channel.stream_stream(path)(requests, metadata=self.target.call_metadata())
+        return self._begun(self._channel.stream_stream(path), requests)
 
-    def subscribe(self, operation: Operation[Any], timeout: float) -> Stream:
+    def subscribe(self, path: str, request: bytes, timeout: float) -> Stream:
         """Begin a call that is answered by a stream."""
+        return self._begun(self._channel.unary_stream(path), request, timeout)
+
+    def _begun(self, method: Callable[..., R], request: bytes | Iterator[bytes], timeout: float | None = None) -> R:
         self.ensure_open()
-        method = self._channel.unary_stream(operation.path)
-        return method(operation.request, timeout=timeout, metadata=self.target.call_metadata())
+        try:
+            return method(request, timeout=timeout, metadata=self.target.call_metadata())
+        except ValueError as error:
+            self.ensure_open()  # another thread has closed the channel meanwhile
+            raise ServiceError(f"gRPC refuses to make the call: {error}") from None
 
     def patience(self, timeout: float | None) -> Patience:
         """The time for one call."""
@@ -131,9 +143,11 @@ class RemoteClient(Client):
             self.ensure_open()
 
     def ensure_open(self) -> None:
-        """Raises `ServiceError` once the client is closed."""
+        """Raises `ServiceError` once the client is closed, and in another process than its own."""
         if self._closed.is_set():
             raise ServiceError("the client is closed")
+        if self.forked:
+            raise ServiceError("the client was made before this process was forked: connect in this one")
 
 
 class RemoteSession(ClientSession[P]):
@@ -155,6 +169,7 @@ class RemoteSession(ClientSession[P]):
         return self._turns.restarts
 
     def step(self, **changes: Any) -> P:
+        self._client.ensure_open()
         with self._mine:
             wanted = self._turns.changed(changes)
             return self._persist(lambda patience: self._turn(wanted, changes, patience))
@@ -184,12 +199,13 @@ class RemoteSession(ClientSession[P]):
         return self._turns.answered(answer, wanted)
 
     def _open(self, patience: Patience) -> None:
-        if self._turns.ready:
+        if not self._turns.lacks_stream():
             return
         with self._turns.on_the_wire():
             requests = self._requests = SimpleQueue[bytes | None]()
             call = self._call = self._client.converse(messages.SESSION, iter(requests.get, None))
             call.add_callback(partial(requests.put, None))  # or gRPC's thread would wait there for ever
+            self._turns.ensure_open()
             self._turns.opened(self._ask(self._turns.opening(), patience))
 
     def _ask(self, request: bytes, patience: Patience) -> bytes:
@@ -209,7 +225,7 @@ class RemoteSession(ClientSession[P]):
     def _hang_up(self) -> None:
         call, self._call = self._call, None
         self._requests.put(None)
-        if call is not None:
+        if call is not None and not self._client.forked:
             call.cancel()
 
 
@@ -220,47 +236,44 @@ class RemoteJob(Job[P]):
         self._client, self.status, self._read = client, status, read
 
     def refresh(self, *, timeout: float | None = None) -> JobStatus:
-        self.status = self._client.run(messages.get(self.id), timeout)
+        self.status = self._client.run(job_messages.get(self.id), timeout)
         return self.status
 
     def watch(self, *, interval: float | None = None, timeout: float | None = None) -> Iterator[JobStatus]:
-        patience = messages.watching(self.status, timeout, self._client.retry_for)
-        return self._watch(messages.watch(self.id, interval), patience)
+        return self._watch(Report(self.status, interval, timeout, self._client.retry_for))
 
     def result(self, timeout: float | None = None) -> P:
         timeout = self._client.timeout if timeout is None else timeout
-        patience = messages.watching(self.status, timeout, self._client.retry_for)
+        report = Report(self.status, None, timeout, self._client.retry_for)
         if not self.status.ended:
-            for _ in self._watch(messages.watch(self.id, None), patience):
+            for _ in self._watch(report):
                 pass
-        return self._client.run(messages.result(self.id, self._read), patience)
+        return self._client.run(job_messages.result(self.id, self._read), report.patience)
 
     def cancel(self, *, timeout: float | None = None) -> JobStatus:
-        self.status = self._client.run(messages.cancel(self.id), timeout)
+        self.status = self._client.run(job_messages.cancel(self.id), timeout)
         return self.status
 
     def delete(self, *, timeout: float | None = None) -> None:
         try:
-            self._client.run(messages.delete(self.id), timeout)
+            self._client.run(job_messages.delete(self.id), timeout)
         except Refused as error:
-            if not messages.gone(error):  # a repeated attempt finds nothing
+            if not job_messages.gone(error):  # a repeated attempt finds nothing
                 raise
 
-    def _watch(self, operation: Operation[JobStatus], patience: Patience) -> Iterator[JobStatus]:
-        seen: JobStatus | None = None
-        while seen is None or not seen.ended:
+    def _watch(self, report: Report) -> Iterator[JobStatus]:
+        while True:
             error: EquipoiseError = lost("the service ended the report before the job ended")
-            call = self._client.subscribe(operation, patience.left)
+            call = self._client.subscribe(report.path, report.request, report.begin())
             try:
                 for data in call:
-                    patience.renew()
-                    self.status = operation.read(data)
-                    if self.status != seen:
-                        seen = self.status
-                        yield seen
+                    if (status := report.news(data)) is not None:
+                        self.status = status
+                        yield status
+                    if report.ended:
+                        return
             except grpc.RpcError as failed:
                 error = from_call(failed)
             finally:
                 call.cancel()
-            if seen is None or not seen.ended:
-                self._client.wait(patience.pause(error))
+            self._client.wait(report.patience.pause(error))

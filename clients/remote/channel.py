@@ -62,7 +62,7 @@ class Target:
 
         carrier: MutableMapping[str, str] = {}
         inject(carrier)
-        return (*self.metadata, *carrier.items()) if carrier else self.metadata
+        return (*self.metadata, *((key.lower(), value) for key, value in carrier.items()))  # as HTTP/2 wants them
 
 
 def target(

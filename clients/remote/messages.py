@@ -1,46 +1,38 @@
 """What goes to a service and what comes back: each call as the bytes of its request and a reader of its answer.
 
-Nothing here does I/O. The arrays of a spec are copied once, into the bytes that go out.
+Nothing here does I/O. The arrays of a spec are copied once, into the bytes that go out. What is said of jobs stands in
+`job_messages.py`.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cache, lru_cache
-from typing import Any, Generic, TypeVar, cast, get_args
+from functools import lru_cache
+from typing import Any, Generic, TypeVar, cast
 
 from google.protobuf.message import DecodeError
-from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc.code_pb2 import Code
 from google.rpc.status_pb2 import Status
 
 from ...server.protocol import equipoise_pb2 as pb
 from ...server.protocol import wire
-from ...server.protocol.failures import Refused, from_status, read_infeasible
+from ...server.protocol.failures import from_status, read_infeasible
 from ...solvers.check import CheckResult
-from ...solvers.control import Options, Progress
-from ...specs.errors import EquipoiseError, ServiceError, SolveTimeout, SpecError, UnsupportedError, shown
+from ...solvers.control import Options
+from ...specs.errors import EquipoiseError, ServiceError, SpecError
 from ...specs.sources import Folder
 from ...specs.spec import Plan, Spec
-from ..asked import LONGEST, name, seconds
+from ..asked import name
 from ..client import Kind
-from ..jobs import JobState, JobStatus
-from .patience import Patience
 
 P = TypeVar("P", bound=Plan)
 R = TypeVar("R", covariant=True)
-
-PAGE = 100
-"""Jobs that are asked for at a time."""
+M = TypeVar("M", bound=Any)
 
 _LIMITS = wire.Limits()
-_BALANCER, _JOBS = "/equipoise.v1.Balancer/", "/equipoise.v1.Jobs/"
+_BALANCER = "/equipoise.v1.Balancer/"
 SESSION = f"{_BALANCER}Session"
-WATCH = f"{_JOBS}Watch"
 
 PlanReader = Callable[[pb.Plan], P]
 
@@ -57,14 +49,11 @@ class Operation(Generic[R]):
     read: Callable[[bytes], R]
 
 
-# -- Balancer ------------------------------------------------------------------------------------------------------
-
-
 def solve(spec: Spec[P], options: Options) -> Operation[P]:
     """Solve, for the plan."""
-    request = b"".join([*wire.field(1, wire.spec_fields(spec)), _options(options)])
+    request = b"".join([*wire.field(1, wire.spec_fields(spec)), encoded(options)])
     read = plan_reader(spec)
-    return Operation(f"{_BALANCER}Solve", request, lambda data: outcome(_parsed(pb.SolveResponse, data), read))
+    return Operation(f"{_BALANCER}Solve", request, lambda data: outcome(parsed(pb.SolveResponse, data), read))
 
 
 def check(spec: Spec[Any], plan: Plan) -> Operation[CheckResult]:
@@ -74,7 +63,7 @@ def check(spec: Spec[Any], plan: Plan) -> Operation[CheckResult]:
     request = b"".join([*wire.field(1, wire.spec_fields(spec)), *wire.field(2, wire.plan_fields(plan))])
 
     def read(data: bytes) -> CheckResult:
-        found = _parsed(pb.CheckResponse, data)
+        found = parsed(pb.CheckResponse, data)
         numbers = {name: getattr(found, name) for name in ("objective", "bound", "gap") if found.HasField(name)}
         known = {"objective": None, "bound": None, "gap": None} | numbers
         return CheckResult(tuple(found.problems), violation=found.violation, trusted=found.trusted, **known)
@@ -87,7 +76,7 @@ def list_kinds() -> Operation[dict[str, str]]:
     return Operation(
         f"{_BALANCER}ListKinds",
         b"",
-        lambda data: {kind.name: kind.summary for kind in _parsed(pb.ListKindsResponse, data).kinds},
+        lambda data: {kind.name: kind.summary for kind in parsed(pb.ListKindsResponse, data).kinds},
     )
 
 
@@ -95,11 +84,14 @@ def describe_kind(kind: str) -> Operation[Kind]:
     """DescribeKind."""
 
     def read(data: bytes) -> Kind:
-        found = _parsed(pb.DescribeKindResponse, data)
+        found = parsed(pb.DescribeKindResponse, data)
         try:
-            return Kind(kind, json.loads(found.spec_schema), found.example)
-        except ValueError as error:
+            schema = json.loads(found.spec_schema)
+        except (ValueError, RecursionError) as error:
             raise ServiceError(f"the service answered with a schema that is no JSON: {error}") from None
+        if not isinstance(schema, dict):
+            raise ServiceError(f"the service answered with a schema that is no object, but {type(schema).__name__}")
+        return Kind(kind, schema, found.example)
 
     request = pb.DescribeKindRequest(kind=name("kind", kind)).SerializeToString()
     return Operation(f"{_BALANCER}DescribeKind", request, read)
@@ -107,7 +99,7 @@ def describe_kind(kind: str) -> Operation[Kind]:
 
 def session_open(spec: Spec[Any], options: Options) -> bytes:
     """The request that opens a session."""
-    return b"".join(wire.field(1, [*wire.field(1, wire.spec_fields(spec)), _options(options)]))
+    return b"".join(wire.field(1, [*wire.field(1, wire.spec_fields(spec)), encoded(options)]))
 
 
 def session_step(changes: dict[str, Any], revision: int) -> bytes:
@@ -118,7 +110,7 @@ def session_step(changes: dict[str, Any], revision: int) -> bytes:
 
 def session_response(data: bytes) -> pb.SessionResponse:
     """The answer to either."""
-    return _parsed(pb.SessionResponse, data)
+    return parsed(pb.SessionResponse, data)
 
 
 def plan_reader(spec: Spec[P]) -> PlanReader[P]:
@@ -155,7 +147,7 @@ def failure(message: pb.Failure) -> EquipoiseError:
     return from_status(Status(code=message.code, message=message.message, details=message.details))
 
 
-def _options(options: Options) -> bytes:
+def encoded(options: Options) -> bytes:
     """Options as the second field of a request. Raises `UnsupportedError` for a backend that has no name."""
     if options.backend is not None:
         name("backend", options.backend)
@@ -167,129 +159,8 @@ def _encoded(options: Options) -> bytes:
     return b"".join(wire.field(2, [wire.options(options).SerializeToString()]))
 
 
-# -- Jobs ----------------------------------------------------------------------------------------------------------
-
-
-def submit(spec: Spec[Any], options: Options, key: str | None) -> Operation[JobStatus]:
-    """Submit."""
-    key = secrets.token_hex(16) if key is None else name("idempotency_key", key)
-    request = pb.SubmitRequest(idempotency_key=key).SerializeToString()
-    request = b"".join([*wire.field(1, wire.spec_fields(spec)), _options(options), request])
-    return Operation(f"{_JOBS}Submit", request, lambda data: status(_parsed(pb.SubmitResponse, data).job))
-
-
-def get(job_id: str) -> Operation[JobStatus]:
-    """Get, without the result."""
-    request = pb.GetRequest(id=name("job_id", job_id), without_result=True).SerializeToString()
-    return Operation(f"{_JOBS}Get", request, lambda data: status(_parsed(pb.GetResponse, data).job))
-
-
-def result(job_id: str, read: PlanReader[P]) -> Operation[P]:
-    """Get, for the plan of a job that has ended. Raises what became of it otherwise."""
-
-    def plan(data: bytes) -> P:
-        response = _parsed(pb.GetResponse, data)
-        found = status(response.job)
-        if found.failure is not None:
-            raise found.failure
-        if found.state == "cancelled":
-            raise SolveTimeout(f"the job {job_id} was cancelled before there was a plan")
-        if found.state != "done":
-            raise ServiceError(f"the job {job_id} is {found.state}, though it had ended")
-        return outcome(response.result, read)
-
-    return Operation(f"{_JOBS}Get", pb.GetRequest(id=job_id).SerializeToString(), plan)
-
-
-def list_jobs(states: Iterable[JobState], kind: str | None, token: str) -> Operation[tuple[list[JobStatus], str]]:
-    """List: one page, and the token of the next."""
-    wanted = [_state_number(state) for state in states]
-    chosen = "" if kind is None else name("kind", kind)
-    request = pb.ListRequest(page_size=PAGE, page_token=token, states=wanted, kind=chosen).SerializeToString()
-
-    def read(data: bytes) -> tuple[list[JobStatus], str]:
-        page = _parsed(pb.ListResponse, data)
-        return [status(job) for job in page.jobs], page.next_page_token
-
-    return Operation(f"{_JOBS}List", request, read)
-
-
-def watch(job_id: str, interval: float | None) -> Operation[JobStatus]:
-    """Watch: what to send, and how to read each answer."""
-    request = pb.WatchRequest(id=job_id)
-    if interval is not None:
-        request.interval.FromNanoseconds(round(seconds("interval", interval) * 1e9))
-    return Operation(WATCH, request.SerializeToString(), lambda data: status(_parsed(pb.WatchResponse, data).job))
-
-
-def watching(status: JobStatus, timeout: float | None, retry_for: float) -> Patience:
-    """The time for a job to end; as long as it takes where there is no timeout."""
-    late = f"the job {status.id} has not ended within {{timeout:g}} s; it goes on"
-    return Patience(LONGEST if timeout is None else seconds("timeout", timeout), retry_for, late)
-
-
-def cancel(job_id: str) -> Operation[JobStatus]:
-    """Cancel."""
-    request = pb.CancelRequest(id=job_id).SerializeToString()
-    return Operation(f"{_JOBS}Cancel", request, lambda data: status(_parsed(pb.CancelResponse, data).job))
-
-
-def delete(job_id: str) -> Operation[None]:
-    """Delete."""
-    return Operation(f"{_JOBS}Delete", pb.DeleteRequest(id=job_id).SerializeToString(), lambda data: None)
-
-
-def gone(error: EquipoiseError) -> bool:
-    """Whether an error says that there is no such job (any more)."""
-    return isinstance(error, Refused) and error.code == Code.NOT_FOUND
-
-
-def status(job: pb.Job) -> JobStatus:
-    """A job on the wire as one of ours. Raises `ServiceError` for a state that this version does not know."""
-    state = _states().get(job.state)
-    if state is None:
-        raise ServiceError(f"the job {job.id:.60} is in a state ({job.state}) that this version does not know")
-    progress = None
-    if job.HasField("progress"):
-        found = job.progress
-        objective = found.objective if found.HasField("objective") else None
-        bound = found.bound if found.HasField("bound") else None
-        progress = Progress(found.seconds, objective, bound, found.stage)
-    return JobStatus(
-        id=job.id,
-        state=state,
-        kind=job.kind,
-        name=job.name or None,
-        created=_moment(job.created) if job.HasField("created") else None,
-        started=_moment(job.started) if job.HasField("started") else None,
-        finished=_moment(job.finished) if job.HasField("finished") else None,
-        attempts=job.attempts,
-        progress=progress,
-        cancel_requested=job.cancel_requested,
-        failure=failure(job.failure) if job.HasField("failure") else None,
-    )
-
-
-@cache
-def _states() -> dict[int, JobState]:
-    return {pb.JobState.Value(f"JOB_STATE_{state.upper()}"): state for state in get_args(JobState)}
-
-
-def _state_number(state: JobState) -> pb.JobState:
-    for number, known in _states().items():
-        if known == state:
-            return cast("pb.JobState", number)
-    raise UnsupportedError(f"states: must be some of {', '.join(get_args(JobState))}, got {shown(state)}")
-
-
-def _moment(stamp: Timestamp) -> datetime:
-    return stamp.ToDatetime(UTC)
-
-
-M = TypeVar("M", bound=Any)
-
-
-def _parsed(message: type[M], data: bytes) -> M:
+def parsed(message: type[M], data: bytes) -> M:
+    """A message from its bytes. Raises `ServiceError` where they are none."""
     try:
         return message.FromString(data)
     except DecodeError as error:

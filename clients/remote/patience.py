@@ -36,11 +36,12 @@ class Patience:
         self,
         timeout: float,
         retry_for: float = math.inf,
-        late: str = "no answer within {timeout:g} s",
+        late: str | None = None,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        self._timeout, self._retry_for, self._late = timeout, retry_for, late
+        self._retry_for = retry_for
+        self._late = f"no answer within {timeout:g} s" if late is None else late
         self._clock, self._draw = clock, draw
         self._due = clock() + timeout
         self._first: float | None = None
@@ -56,7 +57,7 @@ class Patience:
 
     def late(self) -> SolveTimeout:
         """What is to be said where there is no answer in time."""
-        return SolveTimeout(self._late.format(timeout=self._timeout))
+        return SolveTimeout(self._late)
 
     def pause(self, error: EquipoiseError) -> float:
         """Seconds to wait before another try. Raises the error where there is no use in one, or no time for it."""

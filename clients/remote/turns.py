@@ -17,6 +17,7 @@ from google.rpc.code_pb2 import Code
 from ...server.protocol import equipoise_pb2 as pb
 from ...server.protocol.failures import Refused, from_call
 from ...solvers.control import Options
+from ...solvers.session import kept
 from ...specs.errors import EquipoiseError, InfeasibleError, ServiceError
 from ...specs.spec import Plan, Spec
 from ..asked import limit, seconds
@@ -37,14 +38,15 @@ def lost(why: str) -> Refused:
 
 
 class Turns(Generic[P]):
-    """The state of a session, for one thread or task at a time.
+    """The state of a session, for one thread or task at a time. First it is opened, then ready, and at last closed,
+    by anybody and at any moment: who opens a stream has to ask again once he has it, for nobody else would hang up.
 
     spec: the task as both sides know it. ready: whether a stream is open on which the service knows it.
     restarts: how often the warm state was lost.
     """
 
     def __init__(self, spec: Spec[P], options: Options, timeout: float | None, default: float) -> None:
-        self.spec = spec
+        self.spec = kept(spec)
         self.restarts = 0
         self.ready = False
         self.closed = False
@@ -57,13 +59,18 @@ class Turns(Generic[P]):
 
     def patience(self, retry_for: float) -> Patience:
         """The time for a step: one that was under way waits for the service until its timeout."""
-        late = "no answer to this step within {timeout:g} s"
+        late = f"no answer to this step within {self._timeout:g} s"
         return Patience(self._timeout, late=late) if self._begun else Patience(self._timeout, retry_for, late)
 
     def changed(self, changes: dict[str, Any]) -> Spec[P]:
-        """The spec with some fields changed, checked here. Raises `SpecError`."""
+        """The spec with some fields changed, checked here, and the session's own. Raises `SpecError`."""
         self.ensure_open()
-        return self.spec.replace(**changes) if changes else self.spec
+        return kept(self.spec.replace(**changes), changes) if changes else self.spec
+
+    def lacks_stream(self) -> bool:
+        """Whether a stream is to be opened first. Raises `EquipoiseError` once the session is closed."""
+        self.ensure_open()
+        return not self.ready
 
     def ensure_open(self) -> None:
         """Raises `EquipoiseError` once the session is closed."""

@@ -6,7 +6,8 @@ Statuses follow google.rpc: https://google.aip.dev/193.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
+from urllib.parse import quote
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -38,11 +39,13 @@ _CODES: dict[type[EquipoiseError], tuple[int, str]] = {
     SolveTimeout: (Code.DEADLINE_EXCEEDED, "SOLVE_TIMEOUT"),
     BackendError: (Code.INTERNAL, "BACKEND"),
 }
+_PLAIN = "".join(chr(code) for code in range(32, 127) if chr(code) != "%")
 _CLASSES = {reason: error for error, (_, reason) in _CODES.items()}
-LARGEST_DETAIL = 5000
-"""Bytes of details, about: gRPC sends a status in trailers, for which callers have 8 KiB unless they raise that."""
-LONGEST_MESSAGE = 1000
-"""Characters of a message, at most."""
+LARGEST_DETAIL = 2000
+"""Bytes of details after which no more problems are told: gRPC sends a status in trailers, a third larger, and callers
+have 8 KiB for all of these."""
+LONGEST_MESSAGE, LONGEST_PROBLEM = 1200, 600
+"""Bytes of a message, and of one problem, at most, as gRPC sends them: percent-encoded."""
 
 
 class Refused(ServiceError):
@@ -55,7 +58,11 @@ class Refused(ServiceError):
         super().__init__(message)
         self.code = code
         self.reason = reason
+        self.message = message
         self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Refused, (self.code, self.reason, self.message, self.retry_after)
 
 
 def to_status(error: Exception) -> Status:
@@ -73,10 +80,7 @@ def to_status(error: Exception) -> Status:
             details += _problems(error.problems)
     else:
         code, reason, error = Code.INTERNAL, "INTERNAL", EquipoiseError("the server failed; its log says why")
-    message = str(error)
-    status = Status(
-        code=code, message=message if len(message) <= LONGEST_MESSAGE else message[: LONGEST_MESSAGE - 1] + "…"
-    )
+    status = Status(code=code, message=_cut(str(error), LONGEST_MESSAGE))
     for detail in (ErrorInfo(reason=reason, domain=DOMAIN), *details):
         status.details.add().Pack(detail)
     return status
@@ -88,12 +92,24 @@ def _problems(problems: Sequence[Problem]) -> list[Message]:
         if violations.ByteSize() + places.ByteSize() > LARGEST_DETAIL:
             places.problems.add(message=f"and {len(problems) - number} more problems")
             break
-        message, field = problem.message[:LONGEST_MESSAGE], problem.field[:LONGEST_MESSAGE]
+        message, field = _cut(problem.message, LONGEST_PROBLEM), _cut(problem.field, LONGEST_PROBLEM)
         violations.field_violations.add(field=field, description=message)
         entry = places.problems.add(message=message, file=problem.file, line=problem.line)
-        for step in problem.place if len(field) == len(problem.field) else ():
+        for step in problem.place if field == problem.field else ():
             entry.place.steps.add(**({"row": step} if isinstance(step, int) else {"field": step}))
     return [violations, places]
+
+
+def _cut(text: str, most: int) -> str:
+    """As much of a text as takes so many bytes when percent-encoded, which only printable ASCII is not."""
+    if len(text) <= most and text.isascii() and text.isprintable() and "%" not in text:
+        return text
+    cut, size = text[:most].encode(errors="replace").decode(), 0  # no message holds half a character
+    for place, sign in enumerate(cut):
+        size += len(quote(sign, safe=_PLAIN))
+        if size > most:
+            return cut[: max(place - 3, 0)] + "…"
+    return cut if len(text) <= most else cut[: most - 9] + "…"
 
 
 def from_status(status: Status) -> EquipoiseError:
@@ -108,7 +124,8 @@ def from_status(status: Status) -> EquipoiseError:
         return SolveTimeout("no plan within the deadline of the call")
     delay = _detail(status.details, RetryInfo())
     retry_after = delay.retry_delay.ToNanoseconds() / 1e9 if delay.HasField("retry_delay") else None
-    reason = info.reason if info.domain == DOMAIN else Code.Name(status.code)
+    known = Code.Name(status.code) if status.code in Code.values() else "UNKNOWN"
+    reason = info.reason if info.domain == DOMAIN else known
     return Refused(status.code, reason, status.message, retry_after)
 
 
@@ -136,7 +153,10 @@ def _detail(details: Sequence[AnyMessage], found: M) -> M:
     """The detail of a message's type, empty if there is none."""
     for detail in details:
         if detail.TypeName() == found.DESCRIPTOR.full_name:
-            detail.Unpack(found)
+            try:
+                detail.Unpack(found)
+            except DecodeError:  # the code and the message still hold
+                found.Clear()
     return found
 
 

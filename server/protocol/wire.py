@@ -125,10 +125,11 @@ def read_document(message: pb.Document, limits: Limits) -> dict[str, Any]:
     if len(message.tensors) > limits.tensors:
         raise SpecError(f"the document has {len(message.tensors):,} tensors, at most {limits.tensors} are read")
     fields = _parsed(text)
-    _shallow(fields, limits.depth)
+    left = limits.numbers - _values(fields, limits.depth)
+    if left < 0:
+        raise SpecError(f"the document holds more than {limits.numbers:,} numbers")
     if not message.tensors:
         return fields
-    left = limits.numbers
     tensors = dict[str, NDArray[Any]]()
     for name, tensor in message.tensors.items():
         tensors[name] = _array(name, tensor, limits, left)
@@ -155,8 +156,9 @@ def _refuse(name: str) -> float:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise SpecError(f"{next(name for name in names if names.count(name) > 1)!r:.60} is given twice")
+        seen = set[str]()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise SpecError(f"{twice!r:.60} is given twice")
     return fields
 
 
@@ -164,16 +166,14 @@ _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _decode = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_once).decode
 
 
-def _shallow(value: Any, depth: int) -> None:
-    """Raises `SpecError` for a document that is nested deeper than any spec."""
+def _values(value: Any, depth: int) -> int:
+    """How many values a document has in its lists. Raises `SpecError` where it is nested deeper than any spec."""
     if not depth:
         raise SpecError("the document is nested too deeply")
     if isinstance(value, dict):
-        for entry in value.values():
-            _shallow(entry, depth - 1)
-    elif isinstance(value, list) and value and isinstance(value[0], (list, dict)):
-        for entry in value:
-            _shallow(entry, depth - 1)
+        return sum(_values(entry, depth - 1) for entry in value.values() if isinstance(entry, (dict, list)))
+    inside = (_values(entry, depth - 1) for entry in value if isinstance(entry, (dict, list)))
+    return len(value) + sum(inside)
 
 
 def _array(name: str, tensor: pb.Tensor, limits: Limits, left: int) -> NDArray[Any]:
@@ -186,7 +186,7 @@ def _array(name: str, tensor: pb.Tensor, limits: Limits, left: int) -> NDArray[A
         problem = f"has {len(shape)} axes, at most {limits.axes} are read"
     elif any(length < 0 for length in shape):
         problem = f"has a negative length in its shape {list(shape)!s:.100}"
-    elif math.prod(shape) > left:
+    elif math.prod(max(length, 1) for length in shape) > left:  # rows without numbers are rows
         problem = f"has a shape of {list(shape)!s:.100}: at most {limits.numbers:,} numbers are read in one document"
     elif math.prod(shape) * dtype.itemsize != len(tensor.data):
         wanted = math.prod(shape) * dtype.itemsize

@@ -100,18 +100,26 @@ class Seen:
 class Faulty:
     """The service. `faults` are taken one for each request to come; after them, all is well.
 
-    job: what Get and Watch tell, one after the other; the last again and again.
+    jobs: what Get and Watch tell, one after the other; the last again and again. schema: of every kind.
+    next_page: the token of the next page that every List tells, if it is not the right one.
     """
 
     address: str = "127.0.0.1:0"
     faults: list[Fault] = field(default_factory=list)
     jobs: list[pb.Job] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
+    schema: str = "{}"
+    next_page: str | None = None
 
     def start(self) -> Faulty:
         self._server = grpc.server(ThreadPoolExecutor(8))
         unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
-        balancer = {"Solve": unary(self._solve), "Session": stream(self._session), "ListKinds": unary(self._kinds)}
+        balancer = {
+            "Solve": unary(self._solve),
+            "Session": stream(self._session),
+            "ListKinds": unary(self._kinds),
+            "DescribeKind": unary(self._describe),
+        }
         jobs = {
             "Submit": unary(self._submit),
             "Get": unary(self._get),
@@ -187,6 +195,10 @@ class Faulty:
         instead = self._note("ListKinds", pb.ListKindsRequest.FromString(raw), context)
         return pb.ListKindsResponse().SerializeToString() if instead is None else instead
 
+    def _describe(self, raw: bytes, context: grpc.ServicerContext) -> bytes:
+        self._note("DescribeKind", pb.DescribeKindRequest.FromString(raw), context)
+        return pb.DescribeKindResponse(spec_schema=self.schema).SerializeToString()
+
     def _submit(self, raw: bytes, context: grpc.ServicerContext) -> bytes:
         self._note("Submit", pb.SubmitRequest.FromString(raw), context)
         return pb.SubmitResponse(job=self.jobs[0]).SerializeToString()
@@ -210,6 +222,7 @@ class Faulty:
         self._note("List", message, context)
         start = int(message.page_token or 0)
         after = str(start + 2) if start + 2 < len(self.jobs) else ""
+        after = after if self.next_page is None else self.next_page
         return pb.ListResponse(jobs=self.jobs[start : start + 2], next_page_token=after).SerializeToString()
 
     def _watch(self, raw: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:

@@ -69,7 +69,7 @@ class Raw:
 
     def __init__(self, address: str, token: str | None = None) -> None:
         self.channel = grpc.insecure_channel(address)
-        self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        self.metadata = () if token is None else (("authorization", f"Bearer {token}"),)
 
     def close(self) -> None:
         """Hang up."""
@@ -79,7 +79,7 @@ class Raw:
         """The bytes that a unary call answers with. Raises what the status tells of."""
         call = self.channel.unary_unary(f"/equipoise.v1.{rpc}")
         try:
-            return call(raw, timeout=timeout, metadata=self._metadata)
+            return call(raw, timeout=timeout, metadata=self.metadata)
         except grpc.RpcError as error:
             raise failures.from_call(error) from None
 
@@ -100,7 +100,7 @@ class Conversation:
     def __init__(self, raw: Raw) -> None:
         self._requests = queue.SimpleQueue[bytes | None]()
         call = raw.channel.stream_stream("/equipoise.v1.Balancer/Session")
-        self.call = call(iter(self._requests.get, None), timeout=60.0)
+        self.call = call(iter(self._requests.get, None), timeout=60.0, metadata=raw.metadata)
 
     def say(self, message: pb.SessionRequest) -> pb.SessionResponse:
         """The response to a request. Raises what the status of the stream tells of."""

@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 import equipoise as eq
-from equipoise.server.answers import Answer, Cache, Caller, Flights, content_key
+from equipoise.server.answers import Cache, Caller, Flights, Outcome, content_key
 from equipoise.solvers.control import Options
 
-ANSWER = Answer(b"answer")
+ANSWER = Outcome(b"answer")
 
 
 def spec(total: int = 24) -> eq.RolloutBudgets:
@@ -125,9 +125,9 @@ def test_a_failure_is_told_to_all() -> None:
     flights = Flights()
     flight, _ = flights.join("key", Caller())
     waiting = flights.landing(flight)
-    flights.land(flight, eq.BackendError("broken"))
+    flights.land(flight, Outcome(error=eq.BackendError("broken")))
     with pytest.raises(eq.BackendError, match="broken"):
-        waiting.result(0)
+        waiting.result(0).answer()
 
 
 def test_a_search_without_callers_is_cancelled() -> None:

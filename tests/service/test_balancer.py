@@ -198,6 +198,68 @@ def test_a_caller_who_leaves_frees_the_worker(server: Running, raw: Raw) -> None
     _until(lambda: server.server.workers.running == 0)
 
 
+def test_a_caller_who_leaves_before_a_thread_is_free_strands_nobody(tmp_path: Path) -> None:
+    request = solve_request(hard(5), method="fast")
+    with running(tmp_path, threads=1) as server:
+        held = threading.Event()
+        server.server.engine.threads.submit(held.wait, 20)
+        caller = Raw(server.address)
+        call = caller.channel.unary_unary("/equipoise.v1.Balancer/Solve")
+        first, second = call.future(request, timeout=20), call.future(request, timeout=20)
+        time.sleep(0.2)
+        first.cancel()
+        time.sleep(0.1)
+        held.set()
+        assert pb.SolveResponse.FromString(second.result()).HasField("plan")
+        caller.close()
+
+
+def test_the_deadline_of_one_caller_does_not_end_the_solve_of_another(raw: Raw) -> None:
+    request = solve_request(hard(6), method="exact", time_limit=2.5)
+    call = raw.channel.unary_unary("/equipoise.v1.Balancer/Solve")
+    hasty, patient = call.future(request, timeout=1.0), call.future(request, timeout=30)
+    plan = wire.read_plan(pb.SolveResponse.FromString(patient.result()).plan, LIMITS)
+    assert plan.certificate.stopped == "time limit" and plan.certificate.time_limit == 2.5
+    hasty.cancel()
+
+
+def test_a_tenant_is_counted_until_the_thread_that_works_for_it_is_free(tmp_path: Path) -> None:
+    with running(tmp_path, threads=1) as server:
+        engine, tenant = server.server.engine, server.server.tenants.authenticate(())
+        held = threading.Event()
+        caller = Raw(server.address)
+        engine.quick = lambda spec: False
+        engine._fly = lambda request, spec: held.wait(20)
+        future = caller.channel.unary_unary("/equipoise.v1.Balancer/Solve").future(solve_request(small(7)), timeout=20)
+        _until(lambda: tenant.calls == 1)
+        future.cancel()
+        time.sleep(0.3)
+        assert tenant.calls == 1, "the thread is at work still"
+        held.set()
+        _until(lambda: tenant.calls == 0)
+        caller.close()
+
+
+def test_calls_without_a_document_are_short(raw: Raw) -> None:
+    request = pb.DescribeKindRequest(kind="x" * 20_000).SerializeToString()
+    with pytest.raises(failures.Refused, match="at most 16,384 are read"):
+        raw.send("Balancer/DescribeKind", request)
+
+
+def test_rows_without_numbers_are_rows(raw: Raw) -> None:
+    message = pb.SolveRequest()
+    message.spec.json = '{"kind": "expert_assignment", "scores": {"$tensor": "s"}, "experts_per_token": 1}'
+    message.spec.tensors["s"].CopyFrom(pb.Tensor(dtype="uint8", shape=[2**29, 0]))
+    with pytest.raises(eq.SpecError, match="at most 268,435,456 numbers"):
+        raw.send("Balancer/Solve", message.SerializeToString())
+
+
+def test_more_threads_than_the_server_has_are_not_given(raw: Raw) -> None:
+    with pytest.raises(failures.Refused, match="may use") as caught:
+        raw.solve(small(8), threads=200)
+    assert caught.value.reason == "THREADS_QUOTA"
+
+
 def _until(condition: Any, seconds: float = 10.0) -> None:
     end = time.monotonic() + seconds
     while not condition():

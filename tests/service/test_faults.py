@@ -166,7 +166,7 @@ def test_a_caller_who_hangs_up_in_mid_stream_leaves_nothing_behind(server: Runni
         session.open(small(number))
         session.step(0)
         caller.close()
-    until(lambda: server.server.sessions.open == 0)
+    until(lambda: server.server.sessions.number == 0)
     assert server.server.tenants.authenticate(()).calls == 0
 
 
@@ -182,7 +182,7 @@ def test_a_caller_who_never_reads_slows_nobody_else(server: Running, raw: Raw) -
         fine(other)
     other.close()
     session.call.cancel()
-    until(lambda: server.server.sessions.open == 0)
+    until(lambda: server.server.sessions.number == 0)
 
 
 def test_half_a_message_and_what_is_no_http_at_all(server: Running, raw: Raw) -> None:

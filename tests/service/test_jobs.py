@@ -7,6 +7,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from collections import Counter
@@ -22,11 +23,13 @@ from google.rpc.code_pb2 import Code
 from sqlalchemy import event
 from structlog.testing import capture_logs
 
-from equipoise.server import database, job_queue, watching
+from equipoise.server import database, job_keeper, store_calls, watching
+from equipoise.server.job_ends import CANCELLED, DONE, ENDED, FAILED, QUEUED, RUNNING
 from equipoise.server.job_queue import JobQueue
+from equipoise.server.leases import Leases
 from equipoise.server.protocol import equipoise_pb2 as pb
 from equipoise.server.protocol.failures import Refused
-from equipoise.server.store import CANCELLED, DONE, ENDED, FAILED, QUEUED, RUNNING, Bounds, NewJob, Store
+from equipoise.server.store import Bounds, NewJob, Store
 from equipoise.server.workers import WorkerLost
 from equipoise.solvers.control import Progress
 from equipoise.specs.errors import BackendError, SolveTimeout
@@ -102,6 +105,8 @@ class Acting:
                 raise WorkerLost("killed")
             case "die":
                 raise WorkerLost("killed")
+            case "outgrow":
+                raise WorkerLost("too much memory", memory=True)
             case "overload" if self.solved[number] < 4:
                 raise Refused(Code.UNAVAILABLE, "NO_WORKERS", "none", 0.01)
             case "fail":
@@ -165,6 +170,7 @@ async def _reaches(queue: JobQueue, job: pb.Job, state: int) -> None:
         ("answer", DONE, 1, ""),
         ("die once", DONE, 2, ""),
         ("die", FAILED, 2, "killed"),
+        ("outgrow", FAILED, 1, "too much memory"),
         ("overload", DONE, 1, ""),
         ("fail", FAILED, 1, "the solver failed"),
         ("bug", FAILED, 1, "the server failed; its log says why"),
@@ -197,7 +203,7 @@ def test_no_more_jobs_run_than_there_are_slots(store: Store) -> None:
 
 
 async def _counted(queue: JobQueue, wanted: dict[int, int]) -> bool:
-    return await queue.counts() == wanted
+    return queue._store.counts() == wanted
 
 
 def test_a_server_without_slots_leaves_the_work_to_others(store: Store) -> None:
@@ -335,7 +341,7 @@ def test_cancelling_deleting_and_watching_at_once_leave_nothing_behind(store: St
             for ended in await asyncio.gather(*watching, return_exceptions=True):
                 gone = isinstance(ended, Refused) and ended.code == Code.NOT_FOUND
                 assert gone or (isinstance(ended, pb.Job) and ended.state in ENDED)
-            assert await queue.counts() == {}
+            assert queue._store.counts() == {}
             assert not queue._watching._watched and not queue._runner.running
 
     _run(work())
@@ -445,7 +451,7 @@ def test_a_clock_that_jumps_takes_no_job_from_a_server_that_lives(
             clock = time.time
             monkeypatch.setattr(time, "time", lambda: clock() + jump)
             await asyncio.sleep(2 * LEASE)  # leases would have run out, and ended jobs been forgotten
-            assert await two.counts() == {RUNNING: 3, DONE: 1}
+            assert two._store.counts() == {RUNNING: 3, DONE: 1}
             workers.release.set()
             assert [(await _ended(two, job)).attempts for job in jobs] == [1, 1, 1]
             assert set(workers.solved.values()) == {1}
@@ -460,10 +466,13 @@ def test_a_silent_server_loses_its_jobs_and_stops_them_when_it_is_back(store: St
             async with _queue(store, first, lease=0.4) as silent:
                 job = await silent.submit(_new(1, "wait"))
                 await _reaches(silent, job, RUNNING)
-                keep, silent._runner._keep_once = silent._runner._keep_once, _nothing  # as if the machine slept
+                keep, silent._runner._keeper._keep_once = (
+                    silent._runner._keeper._keep_once,
+                    _nothing,
+                )  # as if the machine slept
                 async with _queue(store, second, lease=0.4) as other:
                     await _until(lambda: _has_run(second))
-                    silent._runner._keep_once = keep
+                    silent._runner._keeper._keep_once = keep
                     await _until(lambda: _idle(silent))
                     second.release.set()
                     assert (await _ended(other, job)).attempts == 2
@@ -471,6 +480,77 @@ def test_a_silent_server_loses_its_jobs_and_stops_them_when_it_is_back(store: St
         assert {"server_gone", "lease_lost"} <= events
 
     _run(work())
+
+
+@pytest.mark.parametrize(("lease", "gone"), [(0.4, True), (60.0, False)])
+def test_a_servers_own_lease_says_how_long_it_may_be_silent(sqlite_store: Store, lease: float, gone: bool) -> None:
+    async def work() -> None:
+        workers = Acting()
+        with capture_logs() as logs:
+            async with _queue(sqlite_store, workers, lease=lease) as silent:
+                job = await silent.submit(_new(1, "wait"))
+                await _reaches(silent, job, RUNNING)
+                silent._runner._keeper._keep_once = _nothing
+                async with _queue(sqlite_store, workers, lease=60.4 - lease):
+                    await asyncio.sleep(1.0)
+                    workers.release.set()
+                    await _ended(silent, job)
+        assert ("server_gone" in {entry["event"] for entry in logs}) == gone
+
+    _run(work())
+
+
+def test_an_end_that_is_being_written_down_is_no_lost_lease(
+    sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = Leases.finish
+
+    def slow(*how: Any) -> int | None:
+        state = finish(*how)
+        time.sleep(0.5)  # written down, and not yet known here
+        return state
+
+    monkeypatch.setattr(Leases, "finish", slow)
+
+    async def work() -> None:
+        with capture_logs() as logs:
+            async with _queue(sqlite_store) as queue:
+                await _ended(queue, await queue.submit(_new(1)))
+                await _until(lambda: _idle(queue))
+        events = {entry["event"] for entry in logs}
+        assert "job_done" in events and "lease_lost" not in events
+
+    _run(work())
+
+
+def test_a_server_that_forgets_many_jobs_shows_that_it_lives_meanwhile(
+    sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_keeper, "FORGOTTEN_AT_ONCE", 1)
+    done = list[str]()
+
+    async def work() -> None:
+        async with _queue(sqlite_store, slots=0) as front:
+            for number in range(20):
+                await front.cancel("ours", (await front.submit(_new(number))).id)
+        async with _queue(sqlite_store, slots=0, lease=0.4, retention=0.3) as queue:
+            leases = queue._runner._leases
+            for name in ("beat", "forget"):
+                monkeypatch.setattr(leases, name, _noted(name, getattr(leases, name), done))
+            await _until(lambda: _counted(queue, {}))
+
+    _run(work())
+    assert done.count("forget") >= 20
+    assert ["forget"] * 10 not in [done[first : first + 10] for first in range(len(done))]
+
+
+def _noted(name: str, function: Callable[..., Any], done: list[str]) -> Callable[..., Any]:
+    def noted(*how: Any) -> Any:
+        done.append(name)
+        time.sleep(0.02)
+        return function(*how)
+
+    return noted
 
 
 async def _nothing() -> None:
@@ -513,7 +593,7 @@ def test_jobs_go_on_while_the_store_is_locked(
                 with pytest.raises(Refused, match="is locked"):
                     await queue.submit(_new(3))
                 await asyncio.sleep(2 * LEASE)
-                assert await queue.counts() == {RUNNING: 2}
+                assert queue._store.counts() == {RUNNING: 2}
                 other.execute("ROLLBACK")
                 other.close()
                 for job in (running, waiting):
@@ -632,14 +712,14 @@ def test_watchers_are_told_when_the_store_stays_away(sqlite_store: Store, monkey
 def test_calls_beyond_those_the_store_can_answer_are_refused(
     sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_queue, "MOST_CALLERS", 8)
+    monkeypatch.setattr(store_calls, "MOST_CALLS", 8)
 
     async def work() -> None:
         async with _queue(sqlite_store, slots=0) as queue:
-            answers = await asyncio.gather(*(queue.counts() for _ in range(20)), return_exceptions=True)
+            answers = await asyncio.gather(*(queue.page("ours", 9) for _ in range(20)), return_exceptions=True)
             refused = [answer for answer in answers if isinstance(answer, Refused)]
             assert len(refused) == 12 and {error.code for error in refused} == {Code.RESOURCE_EXHAUSTED}
-            assert await queue.counts() == {}
+            assert await queue.page("ours", 9) == []
 
     _run(work())
 
@@ -658,7 +738,7 @@ def test_ended_jobs_are_forgotten_after_their_time(store: Store) -> None:
 def test_requests_that_wait_to_be_written_are_bounded_by_their_bytes(
     sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_queue, "MOST_BYTES", 250_000)
+    monkeypatch.setattr(store_calls, "MOST_BYTES", 250_000)
 
     async def work() -> None:
         async with _queue(sqlite_store, slots=0) as queue:
@@ -667,5 +747,33 @@ def test_requests_that_wait_to_be_written_are_bounded_by_their_bytes(
             assert sum(isinstance(answer, pb.Job) for answer in answers) == 2
             whole = NewJob("ours", "rollout_budgets", "", bytes(400_000), "", "")
             assert (await queue.submit(whole)).state == QUEUED  # one alone may be larger
+
+    _run(work())
+
+
+def test_requests_whose_callers_have_left_count_until_they_are_written(
+    sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_calls, "MOST_BYTES", 250_000)
+    submit, locked = sqlite_store.submit, threading.Event()
+
+    def waits(*how: Any) -> pb.Job:
+        locked.wait(LIMIT)
+        return submit(*how)
+
+    monkeypatch.setattr(sqlite_store, "submit", waits)
+
+    async def work() -> None:
+        async with _queue(sqlite_store, slots=0) as queue:
+            large = [NewJob("ours", "rollout_budgets", "", bytes(100_000), str(number), "") for number in range(3)]
+            for new in large[:2]:
+                leaves = asyncio.create_task(queue.submit(new))
+                await asyncio.sleep(0)
+                leaves.cancel()
+            with pytest.raises(Refused, match="too many calls"):
+                await queue.submit(large[2])
+            locked.set()
+            await _until(lambda: _counted(queue, {QUEUED: 2}))
+            assert (await queue.submit(large[2])).state == QUEUED
 
     _run(work())

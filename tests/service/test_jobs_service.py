@@ -15,12 +15,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.code_pb2 import Code
 
 from equipoise.server.engine import Call, Engine
+from equipoise.server.job_ends import CANCELLED, DONE, QUEUED, RUNNING
 from equipoise.server.job_queue import JobQueue
 from equipoise.server.jobs import JobsService
 from equipoise.server.protocol import equipoise_pb2 as pb
 from equipoise.server.protocol.failures import Refused
 from equipoise.server.settings import ServerSettings
-from equipoise.server.store import CANCELLED, DONE, QUEUED, RUNNING, Store
+from equipoise.server.store import Store
 from equipoise.server.telemetry import Telemetry
 from equipoise.server.tenants import Quotas, Tenant
 from equipoise.specs.errors import SpecError, UnsupportedError
@@ -128,6 +129,7 @@ def test_a_job_is_submitted_watched_fetched_and_deleted(tmp_path: Path) -> None:
         ({"fields": {"prompts": {"file": "/etc/passwd"}}}, SpecError, "file"),
         ({"options": pb.Options(method="magic")}, UnsupportedError, "method"),
         ({"options": pb.Options(backend="pyomo:/bin/sh")}, UnsupportedError, "backend"),
+        ({"options": pb.Options(method="fast", backend="highs")}, UnsupportedError, "runs no backend"),
         ({"options": pb.Options(time_limit=float("nan"))}, UnsupportedError, "time_limit"),
         ({"idempotency_key": "k" * 129}, Refused, "idempotency_key: must be at most 128"),
         ({"idempotency_key": "a\0b"}, Refused, "idempotency_key"),

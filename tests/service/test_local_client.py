@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, assert_type
 
+import numpy as np
 import pytest
 
 import equipoise as eq
@@ -19,6 +22,7 @@ from equipoise.solvers.solve import Solver
 from equipoise.specs.expert_assignment import AssignmentPlan
 
 from .flavours import FLAVOURS, connected
+from .running import running
 
 EXAMPLES = Path(eq.__file__).parent / "specs" / "examples" / "minimal"
 KINDS = sorted(path.stem for path in EXAMPLES.glob("*.yaml"))
@@ -194,7 +198,7 @@ def test_a_key_makes_a_second_submit_the_first_job(client: Any) -> None:
     assert client.submit(experts(), idempotency_key="once").id == job.id
     assert client.submit(experts()).id != client.submit(experts()).id
     for other in ({"spec": experts(3)}, {"spec": experts(), "seed": 1}):
-        with pytest.raises(eq.ServiceError, match="'once' was used for another request"):
+        with pytest.raises(eq.ServiceError, match="which was another request: use a new key"):
             client.submit(idempotency_key="once", **other)
     for key in ("", "k" * 129, 5):
         with pytest.raises(eq.UnsupportedError, match="idempotency_key"):
@@ -203,7 +207,7 @@ def test_a_key_makes_a_second_submit_the_first_job(client: Any) -> None:
 
 def test_a_job_is_forgotten_once_it_has_ended(client: Any, solving: Solving) -> None:
     job = client.submit(experts())
-    with pytest.raises(eq.ServiceError, match="cancel it first"):
+    with pytest.raises(eq.ServiceError, match="has not ended: cancel it"):
         job.delete()
     solving.go.set()
     job.result()
@@ -211,6 +215,9 @@ def test_a_job_is_forgotten_once_it_has_ended(client: Any, solving: Solving) -> 
     job.delete()
     with pytest.raises(eq.ServiceError, match="there is no job"):
         client.job(job.id)
+    for gone in (job.refresh, job.result, job.cancel, lambda: list(job.watch())):
+        with pytest.raises(eq.ServiceError, match="it may have been deleted"):
+            gone()
 
 
 def test_the_queue_has_an_end_and_so_has_the_memory(
@@ -220,7 +227,7 @@ def test_the_queue_has_an_end_and_so_has_the_memory(
     first = client.submit(experts())
     assert solving.begun.wait(LIMIT)
     others = [client.submit(experts()) for _ in range(2)]
-    with pytest.raises(eq.ServiceError, match="2 jobs wait already"):
+    with pytest.raises(eq.ServiceError, match="2 jobs of yours are waiting, at most 2 may"):
         client.submit(experts())
     solving.go.set()
     assert others[-1].result() == eq.solve(experts())
@@ -286,3 +293,129 @@ def test_a_session_of_this_process_can_be_bounded_and_watched(monkeypatch: pytes
     watch = given.append
     Session(experts(), Options(), watch, 3.0).step()
     assert given == [(watch, 3.0)]
+
+
+def test_a_session_holds_arrays_of_its_own() -> None:
+    scores = np.array([[3.0, 1.0], [2.0, 1.5], [1.0, 0.5]])
+    session = eq.session(eq.ExpertAssignment(scores=scores, experts_per_token=1, capacity=2))
+    first = session.step()
+    scores[:] = [[0.0, 9.0], [9.0, 0.0], [9.0, 0.0]]
+    assert session.step() == first
+    changed = session.step(scores=scores)
+    scores[:] = 0.0
+    assert session.step() == changed and changed.experts.tolist() == [[1], [0], [0]]
+    budgets = eq.RolloutBudgets(prompts={"success_rate": [0.5, 0.5]}, total=16, value="knapsack_rl")
+    rates = np.array([0.1, 0.9])
+    of_tables: Any = eq.session(budgets)
+    first = of_tables.step(prompts={"success_rate": rates})
+    held = of_tables.spec.prompts.success_rate
+    rates[:] = 0.5
+    assert held.tolist() == [0.1, 0.9] and not held.flags.writeable
+    assert of_tables.step().rollouts.tolist() == first.rollouts.tolist()
+
+
+def test_what_stays_is_not_copied_again() -> None:
+    session: Any = eq.session(experts().replace(valid=np.array([True, True, True])))
+    held = session.spec.scores
+    session.step(capacity=3)
+    assert np.shares_memory(session.spec.scores, held)
+
+
+def test_a_job_is_solved_as_it_was_submitted(client: Any, solving: Solving) -> None:
+    scores = np.array([[3.0, 1.0], [2.0, 1.5], [1.0, 0.5]])
+    job = client.submit(eq.ExpertAssignment(scores=scores, experts_per_token=1, capacity=2))
+    scores[:] = [[0.0, 9.0], [9.0, 0.0], [9.0, 0.0]]
+    solving.go.set()
+    assert job.result() == eq.solve(experts())
+
+
+def test_jobs_leave_no_thread_behind() -> None:
+    def working() -> int:
+        return sum(thread.name == "equipoise-jobs" for thread in threading.enumerate())
+
+    for _ in range(3):
+        client = eq.connect()
+        for _ in range(2):  # the second in a thread of its own, if the first one's has ended
+            assert client.submit(experts()).result() == eq.solve(experts())
+        del client
+    end = time.monotonic() + LIMIT
+    while working():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_queue_that_is_closed_takes_no_job() -> None:
+    jobs = local_jobs.LocalJobs()
+    jobs.close()
+    with pytest.raises(eq.ServiceError, match="the client is closed"):
+        jobs.submit(experts(), Options(), None)
+
+
+def test_who_watches_jobs_leaves_the_threads_to_solves(solving: Solving) -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        async with eq.connect_async() as client:
+            job = await client.submit(experts())
+            waits = [asyncio.ensure_future(job.result()) for _ in range(3)]
+            await asyncio.to_thread(solving.begun.wait, LIMIT)
+            assert not [wait for wait in waits if wait.done()]
+            await asyncio.to_thread(solving.go.set)
+            assert await asyncio.gather(*waits) == [eq.solve(experts())] * 3
+
+    asyncio.run(asyncio.wait_for(main(), LIMIT))
+
+
+def test_a_watcher_whose_loop_is_closed_harms_no_job(solving: Solving) -> None:
+    client = eq.connect_async()
+
+    async def begin() -> Any:
+        job = await client.submit(experts())
+        watch = job.watch()
+        await anext(watch)
+        return job, watch
+
+    loop = asyncio.new_event_loop()
+    job, watch = loop.run_until_complete(begin())
+    loop.close()
+    solving.go.set()
+    assert asyncio.run(job.result(LIMIT)) == eq.solve(experts())
+    del watch
+
+
+REFUSED: dict[str, Callable[[Any], Any]] = {
+    "a job that is not there": lambda client: client.job("0" * 32),
+    "no id": lambda client: client.job(5),
+    "jobs of no kind": lambda client: list(client.jobs(kind="nope")),
+    "jobs of an empty kind": lambda client: list(client.jobs(kind="")),
+    "no kind": lambda client: client.describe(5),
+    "a long kind": lambda client: client.describe("x" * 200),
+    "a timeout for jobs": lambda client: list(client.jobs(timeout=-1)),
+    "a timeout for a check": lambda client: client.check(experts(), eq.solve(experts()), timeout=-1),
+    "a timeout for kinds": lambda client: client.kinds(timeout="x"),
+    "a timeout for a submit": lambda client: client.submit(experts(), timeout=-1),
+    "a timeout for a job": lambda client: client.submit(experts()).refresh(timeout=0),
+    "fast with a backend": lambda client: client.submit(experts(), method="fast", backend="highs"),
+    "another request": lambda client: (
+        client.submit(experts(), idempotency_key="again"),
+        client.submit(experts(), time_limit=5.0, idempotency_key="again"),
+    ),
+    "forgotten": lambda client: (job := client.submit(experts()), job.result(LIMIT), job.delete(), job.refresh()),
+    "forgotten result": lambda client: (job := client.submit(experts()), job.result(LIMIT), job.delete(), job.result()),
+}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with running(tmp_path_factory.mktemp("service")) as server, eq.connect(server.address) as client:
+        yield client
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_refused_here_is_refused_there_in_the_same_words(client: Any, service: Any, what: str) -> None:
+    told = list[tuple[Any, ...]]()
+    for asked in (client, service):
+        with pytest.raises(eq.EquipoiseError) as error:
+            REFUSED[what](asked)
+        text = re.sub("[0-9a-f]{32}", "ID", str(error.value))
+        told.append((type(error.value), text, *(getattr(error.value, name, None) for name in ("code", "reason"))))
+    assert told[0] == told[1]

@@ -146,3 +146,10 @@ def test_limits_hold_for_all_tensors_of_a_document_together() -> None:
 def test_a_document_beyond_the_limit_of_its_text_is_not_parsed() -> None:
     with pytest.raises(eq.SpecError, match="at most 10 are read"):
         wire.read_document(pb.Document(json="{" + " " * 20), wire.Limits(json_bytes=10))
+
+
+def test_numbers_in_the_text_count_like_those_of_tensors() -> None:
+    document = pb.Document(json='{"scores": [[1, 2, 3], [4, 5, 6]], "name": "a"}')
+    assert wire.read_document(document, wire.Limits(numbers=8))
+    with pytest.raises(eq.SpecError, match="more than 7 numbers"):
+        wire.read_document(document, wire.Limits(numbers=7))

@@ -170,5 +170,5 @@ def test_every_setting_is_a_flag_and_stands_in_the_manual() -> None:
 
 def _in_manual(name: str) -> str:
     """The default of a setting as the manual shows it, which does not depend on the machine."""
-    known = {"data": "`~/.local/state/equipoise`", "threads": "cores", "workers": "cores − 1"}
+    known = {"data": "`~/.local/state/equipoise`", "threads": "cores", "workers": "cores", "solver_threads": "cores"}
     return known.get(name) or f"`{default_shown(name, ServerSettings.model_fields[name]) or '—'}`".replace("`—`", "—")

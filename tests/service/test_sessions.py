@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from google.rpc.status_pb2 import Status
@@ -13,6 +15,7 @@ from google.rpc.status_pb2 import Status
 import equipoise as eq
 from equipoise.server.protocol import equipoise_pb2 as pb
 from equipoise.server.protocol import failures, wire
+from equipoise.server.tenants import new_token
 
 from .running import Conversation, Raw, Running, running
 
@@ -30,7 +33,7 @@ def raw(server: Running) -> Iterator[Raw]:
     caller = Raw(server.address)
     yield caller
     caller.close()
-    _until(lambda: server.server.sessions.open == 0)
+    _until(lambda: server.server.sessions.number == 0)
 
 
 def _until(condition: object, seconds: float = 10.0) -> None:
@@ -149,7 +152,7 @@ def test_no_more_sessions_are_opened_than_the_server_holds(server: Running, raw:
         Conversation(raw).open(spec())
     assert caught.value.reason == "SESSIONS" and caught.value.retry_after
     sessions[0].end()
-    _until(lambda: server.server.sessions.open == 2)
+    _until(lambda: server.server.sessions.number == 2)
     assert Conversation(raw).open(spec()).WhichOneof("response") == "opened"
 
 
@@ -175,3 +178,64 @@ def test_sessions_end_when_the_server_drains(tmp_path: Path) -> None:
 
 async def _begin_drain(server: Running) -> None:
     server.server.sessions.drain()
+
+
+def test_a_drain_meets_a_session_that_just_expired(tmp_path: Path) -> None:
+    with running(tmp_path, session_idle=0.3) as server:
+        caller = Raw(server.address)
+        session = Conversation(caller)
+        session.open(spec())
+        server.call(_drain_as_it_expires(server))
+        with pytest.raises(failures.Refused) as caught:
+            session.step(0)
+        assert caught.value.reason in ("DRAINING", "STALE_SESSION")
+        caller.close()
+
+
+async def _drain_as_it_expires(server: Running) -> None:
+    (clock,) = server.server.sessions._waiting
+    when = clock.when()
+    assert when is not None
+    drained = asyncio.get_running_loop().create_future()
+
+    def drain() -> None:
+        server.server.sessions.drain()
+        drained.set_result(None)
+
+    asyncio.get_running_loop().call_at(when, drain)
+    await drained
+
+
+def test_opening_sessions_counts_against_the_rate(tmp_path: Path) -> None:
+    token, digest = new_token()
+    (tmp_path / "tenants.toml").write_text(f'[a]\ntokens = ["{digest}"]\nrequests_per_second = 0.1\nburst = 2\n')
+    with running(tmp_path, tenants=tmp_path / "tenants.toml") as server:
+        caller = Raw(server.address, token)
+        opened = [Conversation(caller) for _ in range(3)]
+        assert [session.open(spec()).WhichOneof("response") for session in opened[:2]] == ["opened", "opened"]
+        with pytest.raises(failures.Refused) as caught:
+            opened[2].open(spec())
+        assert caught.value.reason == "RATE_QUOTA"
+        caller.close()
+
+
+def test_open_sessions_hold_no_more_memory_than_there_is_for_them(tmp_path: Path) -> None:
+    with running(tmp_path, session_memory=100_000) as server:
+        caller = Raw(server.address)
+        first, second = Conversation(caller), Conversation(caller)
+        first.open(eq.ExpertAssignment(scores=np.eye(100), experts_per_token=1))
+        with pytest.raises(failures.Refused, match="open sessions hold 80,000 bytes"):
+            second.open(eq.ExpertAssignment(scores=np.eye(100), experts_per_token=1))
+        caller.close()
+
+
+def test_a_stranger_is_turned_away_before_the_body_of_his_call(tmp_path: Path) -> None:
+    _, digest = new_token()
+    (tmp_path / "tenants.toml").write_text(f'[a]\ntokens = ["{digest}"]\n')
+    with running(tmp_path, tenants=tmp_path / "tenants.toml") as server:
+        stranger = Raw(server.address)
+        silent = Conversation(stranger)  # opens the stream, and says nothing
+        with pytest.raises(grpc.RpcError) as caught:
+            next(silent.call)
+        assert isinstance(caught.value, grpc.Call) and caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        stranger.close()

@@ -17,12 +17,14 @@ import pytest
 from google.rpc.code_pb2 import Code
 from google.rpc.status_pb2 import Status
 from sqlalchemy import event, text
+from sqlalchemy.exc import DatabaseError
 
-from equipoise.server import database
-from equipoise.server.leases import MOST_LOST, MOST_STARTS, Claim, Leases, Outcome
+from equipoise.server import database, job_ends
+from equipoise.server.job_ends import CANCELLED, DONE, ENDED, FAILED, QUEUED, RUNNING
+from equipoise.server.leases import MOST_LOST, MOST_STARTS, Beat, Claim, Leases, Outcome
 from equipoise.server.protocol import equipoise_pb2 as pb
 from equipoise.server.protocol.failures import Refused
-from equipoise.server.store import CANCELLED, DONE, ENDED, FAILED, QUEUED, RUNNING, Bounds, NewJob, Store
+from equipoise.server.store import Bounds, NewJob, Store
 from equipoise.specs.errors import ServiceError
 
 from .databases import fresh_database, postgresql, store_url  # noqa: F401  (fixtures)
@@ -142,6 +144,70 @@ def test_an_identical_request_is_answered_by_the_stored_result(store: Store) -> 
     assert sources == [pb.SOURCE_SOLVED, pb.SOURCE_CACHED]
     store.delete("ours", first.id)
     assert store.result("ours", again.id)[1] == results[1]
+
+
+def test_a_result_is_kept_once_however_many_jobs_it_answers_and_until_the_last_is_gone(store: Store) -> None:
+    leases = Leases(store.database, "one")
+    jobs = [_submit(store, 1) for _ in range(3)]
+    leases.finish(_claim(leases), _answer())
+    assert leases.claim() is None  # two have the answer of the first now
+    jobs += [_submit(store, 1) for _ in range(3)]
+    results = {store.result("ours", job.id)[1] for job in jobs[1:]}
+    assert _rows(store, "equipoise_results") == 1
+    for job in jobs[:-1]:
+        store.delete("ours", job.id)
+    assert {store.result("ours", jobs[-1].id)[1]} == results
+    assert _rows(store, "equipoise_results") == 1
+    store.delete("ours", jobs[-1].id)
+    assert _rows(store, "equipoise_results") == 0
+
+
+def _solved(store: Store, number: int, size: int = 0, tenant: str = "ours") -> str:
+    """A job that is done, with a result of so many bytes and some."""
+    job, leases = _submit(store, number, tenant), Leases(store.database, "one")
+    leases.finish(_claim(leases), replace(_answer(), result=RESULT + bytes(size)))
+    leases.beat(float(number))  # time goes on
+    return job.id
+
+
+def test_a_tenants_ended_jobs_are_bounded_by_their_number(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_ends, "MOST_KEPT", 3)
+    theirs, waiting = _solved(store, 1, tenant="theirs"), _submit(store, 100, "others").id
+    store.cancel("others", waiting)
+    ids = [_solved(store, number) for number in range(5)]
+    ids += [_submit(store, 4).id for _ in range(2)]  # answered at once
+    kept = store.page("ours", 9)
+    assert {job.id for job in kept} == set(ids[-3:])
+    assert [job.id for job in store.page("theirs", 9)] == [theirs]
+
+
+def test_a_tenants_results_are_bounded_by_their_bytes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_ends, "MOST_BYTES_KEPT", 30_000)
+    theirs = _solved(store, 1, 9_000, tenant="theirs")
+    ids = [_solved(store, number, 9_000) for number in range(5)]
+    assert {job.id for job in store.page("ours", 9)} == set(ids[-3:])
+    _solved(store, 5, 20_000)
+    assert len(store.page("ours", 9)) == 2
+    assert [job.id for job in store.page("theirs", 9)] == [theirs]
+
+
+def test_a_state_and_a_result_are_of_one_moment(store: Store) -> None:
+    """PostgreSQL shows each statement what is true when that begins."""
+    leases = Leases(store.database, "one")
+    job = _submit(store, 1)
+    claim = _claim(leases)
+
+    @event.listens_for(store.database._engine, "after_cursor_execute")
+    def ends_now(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("SELECT") and threading.current_thread() is threading.main_thread():
+            finishing = threading.Thread(target=leases.finish, args=(claim, _answer()))
+            finishing.start()
+            finishing.join()
+
+    found, body = store.result("ours", job.id)
+    assert (found.state == DONE) == (body is not None)
+    found, body = store.result("ours", job.id)
+    assert found.state == DONE and body is not None
 
 
 def test_a_result_that_was_cut_short_answers_nobody_else(store: Store) -> None:
@@ -287,7 +353,7 @@ def test_what_a_dead_server_left_is_taken_over_and_its_late_result_is_refused(st
     job = _submit(store, 1)
     late = _claim(dead)
     _, others = alive.beat(0.0)
-    assert alive.bury("dead", others["dead"] - 1) == 0  # it has shown itself since
+    assert alive.bury("dead", Beat(others["dead"].number - 1, 15.0)) == 0  # it has shown itself since
     assert alive.bury("dead", others["dead"]) == 1
     claim = _claim(alive)
     assert dead.finish(late, _answer()) is None
@@ -355,6 +421,23 @@ def test_a_job_that_is_given_back_counts_as_not_started(store: Store) -> None:
     assert (found.state, found.attempts) == (QUEUED, 0)
 
 
+def test_what_becomes_of_a_job_that_is_given_back_is_told(store: Store) -> None:
+    leases = Leases(store.database, "one")
+    cancelled, other = _submit(store, 1), _submit(store, 2)
+    claims = [_claim(leases), _claim(leases)]
+    store.cancel("ours", cancelled.id)
+    assert leases.give_back(claims) == [CANCELLED, QUEUED]
+    assert [store.find("ours", job.id).state for job in (cancelled, other)] == [CANCELLED, QUEUED]
+    assert leases.give_back(claims) == [None, None]
+
+
+def test_each_server_shows_for_how_long_it_may_be_silent(store: Store) -> None:
+    Leases(store.database, "slow", 60.0).beat(0.0)
+    Leases(store.database, "quick", 2.0).beat(0.0)
+    others = Leases(store.database, "one").beat(0.0)[1]
+    assert {owner: beat.lease for owner, beat in others.items()} == {"slow": 60.0, "quick": 2.0}
+
+
 def test_progress_is_kept_from_who_holds_the_job_alone(store: Store) -> None:
     dead, alive = Leases(store.database, "dead"), Leases(store.database, "alive")
     job = _submit(store, 1)
@@ -396,7 +479,9 @@ def test_in_whatever_order_things_happen_each_job_ends_once(store: Store, seed: 
                 assert ended.setdefault(job.id, job) == job  # and stays as it ended
             else:
                 assert job.id not in ended and job.attempts <= MOST_STARTS
-        assert _rows(store, "equipoise_results") == sum(job.state == DONE for job in ended.values())
+        done = [job for job in ended.values() if job.state == DONE]
+        assert all(store.result("ours", job.id)[1] for job in done)
+        assert _rows(store, "equipoise_results") == sum(job.attempts > 0 for job in done)  # the others share theirs
         assert _rows(store, "equipoise_requests") == len(made) - len(ended)
 
     for step in range(300):
@@ -536,6 +621,18 @@ def test_a_lock_that_is_held_in_postgresql_refuses_and_then_goes_on(
         holding.result()
     assert _submit(store, 1).state == QUEUED
     store.close()
+
+
+def test_the_log_of_a_store_that_fails_holds_nothing_of_a_tenants(store: Store) -> None:
+    leases = Leases(store.database, "one")
+    _submit(store, 1)
+    claim = _claim(leases)
+    with store.database.writing() as connection:
+        connection.execute(text("DROP TABLE equipoise_results"))
+    with pytest.raises((DatabaseError, Refused)) as told:
+        leases.finish(claim, replace(_answer(), result=b"SECRET PLAN" * 100))
+    logged = f"{told.value} {told.value.__cause__}"
+    assert "equipoise_results" in logged and "SECRET" not in logged
 
 
 def test_a_full_disk_loses_nothing_that_was_acknowledged(file: Path) -> None:

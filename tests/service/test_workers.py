@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import equipoise as eq
-from equipoise.server import worker_process
+from equipoise.server import worker_line, worker_process
 from equipoise.server.protocol import equipoise_pb2 as pb
 from equipoise.server.protocol import wire
 from equipoise.server.protocol.failures import Refused, to_status
@@ -322,6 +322,41 @@ def test_who_waits_in_the_line_has_limits_too() -> None:
     run(scenario())
 
 
+def test_what_no_caller_waits_for_leaves_one_worker_to_callers() -> None:
+    async def scenario() -> None:
+        async with running(2) as workers:
+            stops = asyncio.Event(), asyncio.Event()
+            first = await begin(workers, priority=1, stop=stops[0])
+            second = asyncio.create_task(workers.solve(LONG, priority=1, stop=stops[1]))
+            for _ in range(3):
+                assert plan_in(await workers.solve(request(TINY))).certificate.status == "optimal"
+            assert (workers.running, workers.waiting) == (1, 1)
+            stops[0].set()
+            assert plan_in(await first).certificate.stopped == "interrupted"
+            await until(lambda: (workers.running, workers.waiting) == (1, 0))
+            second.cancel()
+
+    run(scenario())
+
+
+def test_what_waits_in_the_line_is_bounded_by_its_bytes(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_line, "MOST_BYTES", 1000)
+
+    async def scenario(workers: Workers) -> None:
+        solving = await begin(workers)
+        waiting = asyncio.create_task(workers.solve(bytes(600)))
+        await until(lambda: workers.waiting == 1)
+        with pytest.raises(Refused, match="requests of 600 bytes wait for a worker already, at most 1,000") as refused:
+            await workers.solve(bytes(600))
+        assert refused.value.reason == "OVERLOADED" and refused.value.retry_after
+        waiting.cancel()
+        await fails(waiting, asyncio.CancelledError)
+        await fails(workers.solve(bytes(5000), within=0.01), eq.SolveTimeout)  # one alone may be larger
+        solving.cancel()
+
+    shared(scenario)
+
+
 # -- deaths ----------------------------------------------------------------------------------------------------------
 
 
@@ -363,6 +398,55 @@ def test_a_dead_idle_worker_is_replaced_and_costs_nobody_anything(shared: Shared
         assert workers.lost == lost + 2
 
     shared(scenario)
+
+
+def test_a_worker_that_does_not_read_its_request_is_replaced_and_the_next_one_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = list[str]()
+    large = eq.ExpertAssignment(scores=np.random.default_rng(3).random((100_000, 2)), experts_per_token=1)
+
+    async def scenario() -> None:
+        async with running(on_lost=told.append) as workers:
+            monkeypatch.setattr(worker_process, "READING", 2.0)
+            (pid,) = workers.pids()
+            os.kill(pid, signal.SIGSTOP)  # the request is more than its socket holds
+            assert plan_in(await workers.solve(request(large, method="fast"))).certificate.status == "optimal"
+            assert not alive(pid)
+
+    run(scenario())
+    assert len(told) == 1 and "did not read its request within 2 s" in told[0]
+
+
+def test_a_task_whose_worker_died_gets_no_other_once_its_time_is_over(shared: Shared) -> None:
+    async def scenario(workers: Workers) -> None:
+        lost = workers.lost
+        (pid,) = workers.pids()
+        os.kill(pid, signal.SIGSTOP)
+        solving = asyncio.create_task(workers.solve(request(TINY), within=0.2))
+        await asyncio.sleep(0.5)
+        os.kill(pid, signal.SIGKILL)
+        await fails(solving, WorkerLost, "SIGKILL")
+        assert workers.waiting == 0
+        assert plan_in(await workers.solve(request(TINY))).certificate.status == "optimal"
+        assert workers.lost == lost + 1
+
+    shared(scenario)
+
+
+def test_a_loss_that_cannot_be_told_of_costs_neither_the_answer_nor_the_worker_after_it() -> None:
+    def tell(reason: str) -> NoReturn:
+        raise ZeroDivisionError(reason)
+
+    async def scenario() -> None:
+        async with running(on_lost=tell) as workers:
+            for _ in range(2):
+                solving = await begin(workers)
+                os.kill(workers.pids()[0], signal.SIGKILL)
+                await fails(solving, WorkerLost, "SIGKILL")
+            assert workers.lost == 2
+
+    run(scenario())
 
 
 def test_a_worker_is_replaced_after_so_many_solves() -> None:
@@ -529,7 +613,8 @@ def worker_of_mine() -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
     ours.settimeout(SECONDS)
     setup = worker_process.Setup(theirs.fileno(), os.getpid(), None, wire.Limits())
     command = [*worker_process.COMMAND, setup.argument()]
-    with ours, subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True) as process:
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[theirs.fileno()], start_new_session=True)
+    with ours, process:
         theirs.close()
         try:
             assert receive(ours).kind == Kind.READY
@@ -593,6 +678,47 @@ def test_no_worker_survives_its_server(deaf: bool) -> None:
     while any(map(alive, pids)) and time.monotonic() < end:
         time.sleep(0.01)
     assert not any(map(alive, pids))
+
+
+RUNS_A_PROGRAM = """
+import subprocess
+from equipoise.server import worker
+class Solver:
+    def __init__(self, options): pass
+    def solve(self, *task, **how):
+        program = subprocess.Popen(["sleep", "600"])
+        print(program.pid, flush=True)
+        program.wait()
+worker.Solver, worker._warm = Solver, lambda: None
+worker.main()
+"""
+SERVER_OF_PROGRAMS = """
+import asyncio, sys
+sys.path.insert(0, sys.argv[1])
+from test_workers import RUNS_A_PROGRAM, TINY, Workers, request, worker_process
+worker_process.COMMAND = (sys.executable, "-P", "-c", RUNS_A_PROGRAM)
+async def main():
+    workers = Workers(1)
+    await workers.start()
+    await workers.solve(request(TINY))
+asyncio.run(main())
+"""
+
+
+def test_no_solver_program_survives_a_server_that_is_killed() -> None:
+    command = [sys.executable, "-P", "-c", SERVER_OF_PROGRAMS, str(Path(__file__).parent)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        program = int(server.stderr.readline())  # where the output of workers goes
+        assert alive(program)
+        server.kill()
+        end = time.monotonic() + SECONDS
+        while alive(program) and time.monotonic() < end:
+            time.sleep(0.01)
+        gone = not alive(program)
+        if not gone:
+            os.kill(program, signal.SIGKILL)
+    assert gone
 
 
 def test_a_stop_lets_what_runs_finish_and_refuses_the_rest() -> None:
