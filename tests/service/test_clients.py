@@ -567,7 +567,7 @@ def test_an_interrupt_ends_a_call_and_a_step(faulty: Faulty) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         late(LIMIT)(context)
 
-    with eq.connect(faulty.address) as client, client.session(experts()) as session:
+    with eq.connect(faulty.address, timeout=LIMIT) as client, client.session(experts()) as session:
         for call in (lambda: client.solve(experts()), lambda: session.step(capacity=3)):
             faulty.faults = [interrupt]
             with pytest.raises(KeyboardInterrupt):

@@ -181,7 +181,7 @@ async def _begin_drain(server: Running) -> None:
 
 
 def test_a_drain_meets_a_session_that_just_expired(tmp_path: Path) -> None:
-    with running(tmp_path, session_idle=0.3) as server:
+    with running(tmp_path, session_idle=2.0) as server:
         caller = Raw(server.address)
         session = Conversation(caller)
         session.open(spec())
