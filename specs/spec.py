@@ -16,7 +16,7 @@ import importlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
@@ -302,14 +302,21 @@ def _shape(array: NDArray[Any], listed: bool = False) -> str:
     return "empty" if nothing else str(array.shape)
 
 
+@lru_cache(1024)
+def _written(name: str) -> bytes:
+    return json.dumps(name).encode()
+
+
 def _feed(state: Any, value: Any, listed: bool) -> None:
     if isinstance(value, dict):
         for name in sorted(value):
-            state.update(json.dumps(name).encode())
+            state.update(_written(name))
             _feed(state, value[name], listed)
         state.update(b"}")
     elif isinstance(value, np.ndarray):
-        array: NDArray[Any] = np.ascontiguousarray(value).astype(value.dtype.newbyteorder("<"), copy=False)
+        array: NDArray[Any] = np.ascontiguousarray(value)
+        if array.dtype.str[0] == ">":
+            array = array.astype(array.dtype.newbyteorder("<"))
         state.update(f"{array.dtype.str}{_shape(array, listed)}".encode())
         state.update(array.tobytes() if not array.size else array.data)
     else:
