@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -182,7 +183,7 @@ async def serve(settings: ServerSettings, ready: Callable[[Sequence[str]], None]
 
     def stop() -> None:
         if asked.is_set():
-            raise SystemExit(130)
+            os._exit(130)  # an orderly end is what was asked for the first time
         asked.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
