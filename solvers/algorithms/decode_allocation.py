@@ -23,8 +23,8 @@ from .makespan_state import Choice
 
 SEARCH_GAP = 1e-3
 """The gap that `auto` asks for."""
-SLICE, HASTY_SLICE = 1_000_000, 20_000
-"""Work between two looks at the clock, about 1 ms and 20 µs: the second where `HASTY` seconds or less are left. Where a
+SLICE, HASTY_SLICE = 5_000_000, 20_000
+"""Work between two looks at the clock, about 5 ms and 20 µs: the second where `HASTY` seconds or less are left. Where a
 search is cut changes what it finds, so a limit that is not near leaves the plan as it is without one."""
 HASTY = 0.02
 ROUNDS, WORK = 10, 80_000
