@@ -181,14 +181,16 @@ class Engine:
         finally:
             self.busy -= 1
 
-    async def search(self, call: Call, request: bytes, within: float | None = None) -> pb.SolveResponse:
-        """Have a worker process answer a serialised SolveRequest. Raises `Refused` where too much waits for one."""
+    async def search(self, call: Call, request: bytes, within: float | None = None) -> tuple[bytes, pb.SolveResponse]:
+        """The answer of a worker process to a serialised SolveRequest, as it came and read. Raises `Refused` where too
+        much waits for one."""
         with self.searches.taking(call.kind, len(request)) as work, self.telemetry.span("search", call.trace):
             within = self.within(call) if within is None else within
-            response = pb.SolveResponse.FromString(await self.workers.solve(request, within=within))
-            if response.HasField("plan"):
-                work.seconds = response.plan.certificate.seconds
-            return response
+            response = await self.workers.solve(request, within=within)
+            message = pb.SolveResponse.FromString(response)
+            if message.HasField("plan"):
+                work.seconds = message.plan.certificate.seconds
+            return response, message
 
     def within(self, call: Call) -> float:
         """Seconds that a solve may take: until the caller's deadline, the tenant's quota, the server's own limit."""
@@ -243,14 +245,14 @@ class Engine:
             with self.telemetry.span("solve", call.trace):
                 solver = Solver(options)
                 plan = solver.solve(spec, lambda _: not flight.abandoned, request.within, search=False)
+            response = b"".join(wire.field(1, wire.plan_fields(plan)))
+            self._land(request, flight, response, plan.certificate, 0.0)
         except SearchNeeded:  # from here on it depends on this caller no more, who may leave before those who joined
             self._loop.call_soon_threadsafe(self._search_for, request, flight)
             return _Waiting(flight, first)
         except BaseException as error:
             self._flights.land(flight, _failed(request, error))
             raise
-        response = b"".join(wire.field(1, wire.plan_fields(plan)))
-        self._land(request, flight, response, plan.certificate, 0.0)
         return response + _SOLVED
 
     def _search_for(self, request: _Request, flight: Flight) -> None:
@@ -262,10 +264,9 @@ class Engine:
     async def _searched(self, request: _Request, flight: Flight) -> None:
         started = time.perf_counter()
         try:
-            response = await self.search(request.call, request.raw, request.within)
-            certificate = response.plan.certificate if response.HasField("plan") else None
-            seconds = time.perf_counter() - started
-            self._land(request, flight, response.SerializeToString(), certificate, seconds)
+            response, message = await self.search(request.call, request.raw, request.within)
+            certificate = message.plan.certificate if message.HasField("plan") else None
+            self._land(request, flight, response, certificate, time.perf_counter() - started)
         except asyncio.CancelledError:
             self._flights.land(flight, _failed(request, SolveTimeout("nobody waited for the answer any more")))
             raise

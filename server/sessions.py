@@ -216,7 +216,7 @@ class Sessions:
         """The answer of a worker process."""
         options = wire.options(session.options).SerializeToString()
         request = b"".join([*wire.field(1, wire.spec_fields(spec)), *wire.field(2, [options])])
-        message = await self._engine.search(call, request)
+        _, message = await self._engine.search(call, request)
         if message.HasField("infeasible"):
             return pb.SessionResponse(infeasible=message.infeasible)
         self._engine.telemetry.solved(call.tenant.name, spec.kind, message.plan.certificate)

@@ -193,6 +193,8 @@ def test_a_drain_meets_a_session_that_just_expired(tmp_path: Path) -> None:
 
 
 async def _drain_as_it_expires(server: Running) -> None:
+    while not server.server.sessions._waiting:  # its answer has gone out, and it comes to wait for the next request
+        await asyncio.sleep(0.001)
     (clock,) = server.server.sessions._waiting
     when = clock.when()
     assert when is not None
