@@ -198,7 +198,7 @@ def profile() -> Table:
         "server: parse and validate": lambda: wire.read_task(
             pb.SolveRequest.FromString(operation.request).spec, limits
         ),
-        "server: key of the cache": lambda: content_key("tenant", spec, wire.read_options(received.options)),
+        "server: key of the cache": lambda: content_key("tenant", received.spec, wire.read_options(received.options)),
         "server: solve": lambda: Solver(options).solve(spec, search=False),
         "server: the answer as bytes": lambda: b"".join(wire.field(1, wire.plan_fields(plan))),
         "client: the plan from bytes": lambda: operation.read(answer),

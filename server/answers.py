@@ -14,18 +14,23 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 
 from ..solvers.control import Options
-from ..specs.spec import Spec
+from .protocol import equipoise_pb2 as pb
+
+TENANTS_FULL = 8
+"""Tenants whose answers fill the room of each before the largest have to give way to others."""
 
 
-def content_key(tenant: str, spec: Spec[Any], options: Options) -> str:
-    """SHA-256 of all that determines an answer, time limits aside."""
+def content_key(tenant: str, document: pb.Document, options: Options) -> str:
+    """SHA-256 of all that determines an answer, time limits aside. The spec counts as it was sent: what would come to
+    the same once it is read is not read to find out."""
     chosen = (options.method, options.backend, options.gap, options.seed, options.threads)
-    return hashlib.sha256(repr((tenant, spec.digest(), chosen, _versions())).encode()).hexdigest()
+    state = hashlib.sha256(repr((tenant, chosen, _versions())).encode())
+    state.update(document.SerializeToString(deterministic=True))
+    return state.hexdigest()
 
 
 @cache
@@ -33,19 +38,29 @@ def _versions() -> tuple[str, ...]:
     return version("equipoise"), np.__version__, version("highspy"), version("ortools")
 
 
-class Cache:
-    """The latest answers of each tenant, as bytes, as many as fit. For any thread.
+@dataclass(frozen=True)
+class Answer:
+    """A serialised SolveResponse, without its source, and the kind of task that it answers."""
 
-    most: bytes for each tenant.
+    kind: str
+    response: bytes
+
+
+class Cache:
+    """The latest answers of each tenant, as many as fit. For any thread.
+
+    most: bytes for each tenant. altogether: bytes for all of them; the one that holds the most gives way.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, altogether: int | None = None) -> None:
         self._most = most
+        self._altogether = TENANTS_FULL * most if altogether is None else altogether
         self._lock = threading.Lock()
-        self._answers: dict[str, OrderedDict[str, bytes]] = {}
+        self._answers: dict[str, OrderedDict[str, Answer]] = {}
         self._sizes: dict[str, int] = {}
+        self._held = 0
 
-    def get(self, tenant: str, key: str) -> bytes | None:
+    def get(self, tenant: str, key: str) -> Answer | None:
         """The answer that is kept under a key."""
         with self._lock:
             answers = self._answers.get(tenant)
@@ -54,17 +69,31 @@ class Cache:
             answers.move_to_end(key)
             return answers[key]
 
-    def put(self, tenant: str, key: str, answer: bytes) -> None:
+    def put(self, tenant: str, key: str, answer: Answer) -> None:
         """Keep an answer, and let the oldest go that have no more room."""
-        if len(answer) > self._most:
+        size = len(answer.response)
+        if size > self._most:
             return
         with self._lock:
             answers = self._answers.setdefault(tenant, OrderedDict())
-            size = self._sizes.get(tenant, 0) + len(answer) - len(answers.pop(key, b""))
+            if key in answers:
+                self._count(tenant, answers.pop(key), -1)
             answers[key] = answer
-            while size > self._most:
-                size -= len(answers.popitem(last=False)[1])
-            self._sizes[tenant] = size
+            self._count(tenant, answer, 1)
+            while self._sizes[tenant] > self._most:
+                self._forget(tenant)
+            while self._held > self._altogether:
+                self._forget(max(self._sizes, key=self._sizes.__getitem__))
+
+    def _forget(self, tenant: str) -> None:
+        self._count(tenant, self._answers[tenant].popitem(last=False)[1], -1)
+        if not self._answers[tenant]:
+            del self._answers[tenant], self._sizes[tenant]
+
+    def _count(self, tenant: str, answer: Answer, sign: int) -> None:
+        size = sign * len(answer.response)
+        self._sizes[tenant] = self._sizes.get(tenant, 0) + size
+        self._held += size
 
 
 @dataclass(frozen=True)

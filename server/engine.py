@@ -29,7 +29,7 @@ from ..specs.certificate import Certificate
 from ..specs.errors import SolveTimeout, SpecError, UnsupportedError
 from ..specs.spec import Spec, kinds
 from .admission import LEAST_ROOM, Admission, Room, Work
-from .answers import Cache, Caller, Flight, Flights, Outcome, content_key
+from .answers import Answer, Cache, Caller, Flight, Flights, Outcome, content_key
 from .protocol import equipoise_pb2 as pb
 from .protocol import wire
 from .protocol.failures import Refused
@@ -223,12 +223,13 @@ class Engine:
         with self.telemetry.span("validate", call.trace):
             message = parsed(pb.SolveRequest, raw)
             options = self.options(call, message.options)
+            key = content_key(call.tenant.name, message.spec, options)
+            if (stored := self._cache.get(call.tenant.name, key)) is not None:
+                call.kind = stored.kind
+                self.telemetry.repeated("cached")
+                return stored.response + _CACHED
             spec = wire.read_task(message.spec, self.limits(call))
             call.kind = spec.kind
-            key = content_key(call.tenant.name, spec, options)
-        if (stored := self._cache.get(call.tenant.name, key)) is not None:
-            self.telemetry.repeated("cached")
-            return stored + _CACHED
         return _Request(call, raw, options, key, self.within(call)), spec
 
     def _fly(self, request: _Request, spec: Spec[Any]) -> bytes | _Waiting:
@@ -289,7 +290,7 @@ class Engine:
         cut = seconds > limit / 2 if issued is None else issued.stopped in ("time limit", "interrupted")
         interrupted = issued is not None and issued.stopped == "interrupted"
         if not cut:
-            self._cache.put(call.tenant.name, request.key, response)
+            self._cache.put(call.tenant.name, request.key, Answer(call.kind, response))
         self._flights.land(flight, Outcome(response, hurried=cut and (request.pressed or interrupted)))
         self.telemetry.solved(call.tenant.name, call.kind, issued)
 

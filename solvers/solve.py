@@ -192,7 +192,7 @@ class Solver:
         searched = outcome.stopped == "solved" and gap <= (SEARCH_TOLERANCE if outcome.asked == 0 else OPTIMAL_GAP)
         proven = outcome.settled and (searched if evidence.proof == "search" else gap <= OPTIMAL_GAP)
         status: Status = "optimal" if proven else "feasible"
-        return outcome.plan.with_certificate(
+        return outcome.plan.signed(
             Certificate(
                 status=status,
                 sense=spec.sense,

@@ -355,6 +355,6 @@ def _at_most(
     bound: str,
     table: str = "prompts",
 ) -> None:
-    if part is not None and whole is not None and (over := np.flatnonzero(part > whole)).size:
-        row = int(over[0])
+    if part is not None and whole is not None and (over := part > whole).any():
+        row = int(over.argmax())
         raise Fault(f"must be at most {{{table}.{bound}}}[{row}] ({whole[row]}), got {part[row]}", table, name, row)

@@ -32,6 +32,7 @@ from .spec import Plan, Spec, kind
 T = TypeVar("T")
 
 _TENSOR = "$tensor"
+_NESTED = frozenset({dict, list})
 
 
 @dataclass(frozen=True)
@@ -145,31 +146,47 @@ def inline(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def detach(value: Any, name: str = "") -> tuple[Any, dict[str, NDArray[Any]]]:
+def detach(document: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """A document without its arrays, and the arrays by dotted name; each place says which belongs there."""
-    if isinstance(value, Mapping):
-        tensors: dict[str, NDArray[Any]] = {}
-        slim: dict[str, Any] = {}
-        for key, entry in value.items():
-            slim[key], found = detach(entry, f"{name}.{key}" if name else str(key))
-            tensors |= found
-        return slim, tensors
-    if isinstance(value, np.ndarray):
-        whole = value if value.flags.c_contiguous else np.ascontiguousarray(value)
-        return {_TENSOR: name}, {name: whole}
-    return inline(value), {}
+    tensors: dict[str, NDArray[Any]] = {}
+    return _slim(document, "", tensors), tensors
 
 
-def attach(value: Any, tensors: Mapping[str, NDArray[Any]]) -> Any:
-    """The inverse of `detach`. Raises `SpecError` for an array that is not there."""
-    if isinstance(value, Mapping):
-        if set(value) == {_TENSOR}:
-            name = value[_TENSOR]
+def _slim(document: Mapping[str, Any], prefix: str, tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    slim = dict[str, Any]()
+    for key, value in document.items():
+        if isinstance(value, np.ndarray):
+            name = f"{prefix}{key}"
+            slim[key] = {_TENSOR: name}
+            tensors[name] = value if value.flags.c_contiguous else np.ascontiguousarray(value)
+        elif isinstance(value, dict):
+            slim[key] = _slim(value, f"{prefix}{key}.", tensors)
+        else:
+            slim[key] = list(value) if isinstance(value, tuple) else value
+    return slim
+
+
+def attach(document: dict[str, Any] | list[Any], tensors: Mapping[str, NDArray[Any]], depth: int = 32) -> int:
+    """The inverse of `detach`, in place, for a document as JSON gives it. Returns how many values its lists hold.
+
+    Raises `SpecError` for an array that is not there, and where the document is nested deeper than any spec.
+    """
+    if not depth:
+        raise SpecError("the document is nested too deeply")
+    if isinstance(document, list):
+        return len(document) + sum(attach(entry, tensors, depth - 1) for entry in document if type(entry) in _NESTED)
+    count = 0
+    for key, entry in document.items():
+        if type(entry) not in _NESTED:
+            continue
+        if len(entry) == 1 and type(entry) is dict and _TENSOR in entry:
+            name = entry[_TENSOR]
             if not isinstance(name, str) or name not in tensors:
                 raise SpecError(f"the tensor {name!r:.60} is not there")
-            return tensors[name]
-        return {key: attach(entry, tensors) for key, entry in value.items()}
-    return value
+            document[key] = tensors[name]
+        else:
+            count += attach(entry, tensors, depth - 1)
+    return count
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -220,7 +237,10 @@ def _attached(file: Path) -> Any:
             if text is None:
                 raise SpecError(f"{file}: is not a saved plan: it has no 'equipoise' metadata")
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        return attach(json.loads(text, parse_constant=lambda name: refuse_constant(name, str(file))), tensors)
+        document = json.loads(text, parse_constant=lambda name: refuse_constant(name, str(file)))
+        if isinstance(document, dict):
+            attach(document, tensors)
+        return document
     except RecursionError:
         raise SpecError(f"{file}: is nested too deeply") from None
     except (AttributeError, TypeError):  # bfloat16 and 8-bit floats, which numpy has not

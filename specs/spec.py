@@ -28,7 +28,6 @@ from .certificate import Certificate, Sense, relative_gap
 from .errors import EquipoiseError, Place, SpecError, dotted, shown
 from .problems import problems
 from .sources import Folder, suggest
-from .tables import Table
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -144,7 +143,8 @@ class _Model(_Base):
 
     def fields(self) -> dict[str, Any]:
         """The fields that are set, as plain values, arrays and nested dictionaries of them."""
-        named = ((field.alias or name, getattr(self, name)) for name, field in type(self).model_fields.items())
+        there = self.__dict__
+        named = ((shown, there[name]) for name, shown in _shown(type(self)).items())
         return {name: _plain(value) for name, value in named if value is not None}
 
     def __eq__(self, other: object) -> bool:
@@ -184,6 +184,11 @@ class Plan(_Model):
             if isinstance(value, np.ndarray):
                 value.flags.writeable = False
         return cls.model_construct(**fields)
+
+    def signed(self, certificate: Certificate) -> Self:
+        """This very plan under its first certificate; for who made the plan, before anybody else has it."""
+        self._certificate = certificate
+        return self
 
     def with_certificate(self, certificate: Certificate) -> Self:
         """The same plan under another certificate."""
@@ -263,7 +268,8 @@ class Spec(_Model, Generic[P]):
 
     def replaced(self, changes: Mapping[str, Any], folder: Folder) -> Self:
         """As `replace`, with file references that start at `folder`."""
-        named = ((field.alias or name, getattr(self, name)) for name, field in type(self).model_fields.items())
+        there = self.__dict__
+        named = ((shown, there[name]) for name, shown in _shown(type(self)).items())
         kept = {name: value for name, value in named if value is not None}  # a table that is kept is not read again
         return type(self).read({**kept, **changes}, folder)
 
@@ -277,9 +283,15 @@ class Spec(_Model, Generic[P]):
         return state.hexdigest()
 
 
+@cache
+def _shown(model: type[BaseModel]) -> dict[str, str]:
+    """The fields of a model, and what they are called in documents."""
+    return {name: field.alias or name for name, field in model.model_fields.items()}
+
+
 def _plain(value: Any) -> Any:
-    if isinstance(value, (Table, BaseModel)):
-        nested = ((name, getattr(value, name)) for name in type(value).model_fields)
+    if isinstance(value, BaseModel):
+        nested = ((name, value.__dict__[name]) for name in _shown(type(value)))
         return {name: _plain(entry) for name, entry in nested if entry is not None}
     return value
 

@@ -32,7 +32,7 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, use_attribute_docstrings=True)
 
     def __len__(self) -> int:
-        return next((len(column) for column in self.columns().values()), 0)
+        return next((len(column) for column in self.__dict__.values() if column is not None), 0)
 
     def columns(self) -> dict[str, Any]:
         """The columns that are there, by name."""

@@ -22,7 +22,7 @@ from .channel import Target
 from .job_messages import Pages, Report
 from .messages import Operation, PlanReader
 from .patience import Patience
-from .turns import Turns, lost
+from .turns import Change, Turns, lost
 
 P = TypeVar("P", bound=Plan)
 R = TypeVar("R")
@@ -159,8 +159,8 @@ class AsyncRemoteSession(AsyncSession[P]):
     async def step(self, **changes: Any) -> P:
         self._client.channel()
         async with self._mine:
-            wanted = self._turns.changed(changes)
-            return await self._persist(lambda patience: self._turn(wanted, changes, patience))
+            change = self._turns.change(changes)
+            return await self._persist(lambda patience: self._turn(change, patience))
 
     async def close(self) -> None:
         self._turns.closed = True
@@ -180,11 +180,11 @@ class AsyncRemoteSession(AsyncSession[P]):
             self._turns.ensure_open()
             await asyncio.sleep(patience.pause(error))
 
-    async def _turn(self, wanted: Spec[P], changes: dict[str, Any], patience: Patience) -> P:
+    async def _turn(self, change: Change[P], patience: Patience) -> P:
         await self._open(patience)
         with self._turns.on_the_wire():
-            answer = await self._ask(self._turns.step(wanted, changes), patience)
-        return self._turns.answered(answer, wanted)
+            answer = await self._ask(self._turns.step(change), patience)
+        return self._turns.answered(answer, change)
 
     async def _open(self, patience: Patience) -> None:
         if not self._turns.lacks_stream():

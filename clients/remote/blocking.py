@@ -24,7 +24,7 @@ from .channel import Target
 from .job_messages import Pages, Report
 from .messages import Operation, PlanReader
 from .patience import Patience
-from .turns import Turns, lost
+from .turns import Change, Turns, lost
 from .watchdog import Watchdog
 
 P = TypeVar("P", bound=Plan)
@@ -171,8 +171,8 @@ class RemoteSession(ClientSession[P]):
     def step(self, **changes: Any) -> P:
         self._client.ensure_open()
         with self._mine:
-            wanted = self._turns.changed(changes)
-            return self._persist(lambda patience: self._turn(wanted, changes, patience))
+            change = self._turns.change(changes)
+            return self._persist(lambda patience: self._turn(change, patience))
 
     def close(self) -> None:
         self._turns.closed = True
@@ -192,11 +192,11 @@ class RemoteSession(ClientSession[P]):
             self._turns.ensure_open()
             self._client.wait(patience.pause(error))
 
-    def _turn(self, wanted: Spec[P], changes: dict[str, Any], patience: Patience) -> P:
+    def _turn(self, change: Change[P], patience: Patience) -> P:
         self._open(patience)
         with self._turns.on_the_wire():
-            answer = self._ask(self._turns.step(wanted, changes), patience)
-        return self._turns.answered(answer, wanted)
+            answer = self._ask(self._turns.step(change), patience)
+        return self._turns.answered(answer, change)
 
     def _open(self, patience: Patience) -> None:
         if not self._turns.lacks_stream():

@@ -119,7 +119,7 @@ def plan_reader(spec: Spec[P]) -> PlanReader[P]:
 
     def read(message: pb.Plan) -> P:
         fields = wire.read_document(message.document, _LIMITS)
-        plan = cls.read(fields, Folder(None)).with_certificate(wire.read_certificate(message.certificate))
+        plan = cls.read(fields, Folder(None)).signed(wire.read_certificate(message.certificate))
         return cast("P", plan)  # a spec of plans P says in `plan` which class that is
 
     return read

@@ -6,19 +6,23 @@ repeats the step; the certificate of the plan tells.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import grpc
+import numpy as np
 from google.rpc.code_pb2 import Code
 
 from ...server.protocol import equipoise_pb2 as pb
+from ...server.protocol import wire
 from ...server.protocol.failures import Refused, from_call
 from ...solvers.control import Options
 from ...solvers.session import kept
 from ...specs.errors import EquipoiseError, InfeasibleError, ServiceError
+from ...specs.sources import Folder
 from ...specs.spec import Plan, Spec
 from ..asked import limit, seconds
 from . import messages
@@ -30,6 +34,8 @@ STALE = "STALE_SESSION"
 """The reason that the service gives where it no longer has a session."""
 MARGIN = 0.05
 """Seconds of a step's timeout that are kept for the way there and back, at most a tenth of it."""
+DEEPEST = 4
+"""Tables within tables that a change may hold, if nobody has read it."""
 
 
 def lost(why: str) -> Refused:
@@ -37,16 +43,24 @@ def lost(why: str) -> Refused:
     return Refused(Code.UNAVAILABLE, STALE, why)
 
 
+@dataclass(frozen=True)
+class Change(Generic[P]):
+    """What a step changes. spec: what the spec becomes, where that had to be known to say it."""
+
+    fields: dict[str, Any]
+    spec: Spec[P] | None = None
+
+
 class Turns(Generic[P]):
     """The state of a session, for one thread or task at a time. First it is opened, then ready, and at last closed,
     by anybody and at any moment: who opens a stream has to ask again once he has it, for nobody else would hang up.
 
-    spec: the task as both sides know it. ready: whether a stream is open on which the service knows it.
-    restarts: how often the warm state was lost.
+    ready: whether a stream is open on which the service knows the spec. restarts: how often the warm state was lost.
     """
 
     def __init__(self, spec: Spec[P], options: Options, timeout: float | None, default: float) -> None:
-        self.spec = kept(spec)
+        self._spec = kept(spec)
+        self._accepted = dict[str, Any]()
         self.restarts = 0
         self.ready = False
         self.closed = False
@@ -62,10 +76,23 @@ class Turns(Generic[P]):
         late = f"no answer to this step within {self._timeout:g} s"
         return Patience(self._timeout, late=late) if self._begun else Patience(self._timeout, retry_for, late)
 
-    def changed(self, changes: dict[str, Any]) -> Spec[P]:
-        """The spec with some fields changed, checked here, and the session's own. Raises `SpecError`."""
+    @property
+    def spec(self) -> Spec[P]:
+        """The task as both sides know it."""
+        if self._accepted:
+            self._spec = self._spec.replaced(self._accepted, Folder(None))
+            self._accepted = {}
+        return self._spec
+
+    def change(self, changes: dict[str, Any]) -> Change[P]:
+        """What a step is to say. Numbers and arrays go out as they are: the service validates them, and once is
+        enough. Whatever else there is, such as files and tensors, is read here. Raises `SpecError`."""
         self.ensure_open()
-        return kept(self.spec.replace(**changes), changes) if changes else self.spec
+        if (plain := _plain(changes)) is not None:
+            return Change(plain)
+        wanted = kept(self.spec.replace(**changes), changes)
+        fields = wanted.fields()
+        return Change({name: fields.get(name) for name in changes}, wanted)
 
     def lacks_stream(self) -> bool:
         """Whether a stream is to be opened first. Raises `EquipoiseError` once the session is closed."""
@@ -91,12 +118,11 @@ class Turns(Generic[P]):
             raise ServiceError("the service did not say whether the session is open")
         self.ready = self._begun = True
 
-    def step(self, wanted: Spec[P], changes: dict[str, Any]) -> bytes:
-        """The request for a step. What goes out is what the checked spec holds: files read, tensors as arrays."""
-        fields = wanted.fields() if changes else {}
-        return messages.session_step({name: fields.get(name) for name in changes}, self._revision)
+    def step(self, change: Change[P]) -> bytes:
+        """The request for a step."""
+        return messages.session_step(change.fields, self._revision)
 
-    def answered(self, data: bytes, wanted: Spec[P]) -> P:
+    def answered(self, data: bytes, change: Change[P]) -> P:
         """Hear the answer to a step: the plan. Raises why there is none; the spec then stays as it was."""
         with self.on_the_wire():
             response = messages.session_response(data)
@@ -110,7 +136,10 @@ class Turns(Generic[P]):
             if response.revision != self._revision + 1:
                 raise lost(f"the service is at step {response.revision}, this client at {self._revision + 1}")
         self._revision += 1
-        self.spec = wanted
+        if change.spec is None:
+            self._accepted |= change.fields
+        else:
+            self._spec, self._accepted = change.spec, {}
         return self._noted(plan)
 
     @contextmanager
@@ -145,6 +174,27 @@ class Turns(Generic[P]):
 
     def _failure(self, response: pb.SessionResponse) -> EquipoiseError:
         return _stale(messages.failure(response.failure))
+
+
+def _plain(changes: dict[Any, Any], depth: int = DEEPEST) -> dict[str, Any] | None:
+    """Changes that a message holds as they are, their arrays copied; None where there are others among them."""
+    plain = dict[str, Any]()
+    for name, value in changes.items():
+        if type(name) is not str:
+            return None
+        if type(value) is dict:
+            if not depth or "file" in value or (value := _plain(value, depth - 1)) is None:
+                return None
+        elif type(value) is np.ndarray and wire.carries(value):
+            value = value.copy()
+            value.flags.writeable = False
+        elif type(value) not in _SCALARS or (type(value) is float and not math.isfinite(value)):
+            return None
+        plain[name] = value
+    return plain
+
+
+_SCALARS = frozenset({bool, int, float, str, type(None)})
 
 
 def _stale(error: EquipoiseError) -> EquipoiseError:

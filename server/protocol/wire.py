@@ -109,6 +109,11 @@ def _tensor(array: NDArray[Any]) -> list[Part]:
     return [*field(1, [_name(array.dtype).encode()]), *field(2, [shape]), *field(3, [array.data.cast("B")])]
 
 
+def carries(array: NDArray[Any]) -> bool:
+    """Whether a tensor may hold an array as it is."""
+    return array.dtype.newbyteorder("=") in _NAMES
+
+
 @cache
 def _name(dtype: np.dtype[Any]) -> str:
     return _NAMES[dtype.newbyteorder("=")]
@@ -124,17 +129,14 @@ def read_document(message: pb.Document, limits: Limits) -> dict[str, Any]:
         )
     if len(message.tensors) > limits.tensors:
         raise SpecError(f"the document has {len(message.tensors):,} tensors, at most {limits.tensors} are read")
-    fields = _parsed(text)
-    left = limits.numbers - _values(fields, limits.depth)
-    if left < 0:
-        raise SpecError(f"the document holds more than {limits.numbers:,} numbers")
-    if not message.tensors:
-        return fields
+    fields, left = _parsed(text), limits.numbers
     tensors = dict[str, NDArray[Any]]()
     for name, tensor in message.tensors.items():
-        tensors[name] = _array(name, tensor, limits, left)
-        left -= tensors[name].size
-    return attach(fields, tensors)
+        tensors[name] = array = _array(name, tensor, limits, left)
+        left -= array.size
+    if attach(fields, tensors, limits.depth) > left:
+        raise SpecError(f"the document holds more than {limits.numbers:,} numbers")
+    return fields
 
 
 def _parsed(text: str) -> dict[str, Any]:
@@ -166,16 +168,6 @@ _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _decode = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_once).decode
 
 
-def _values(value: Any, depth: int) -> int:
-    """How many values a document has in its lists. Raises `SpecError` where it is nested deeper than any spec."""
-    if not depth:
-        raise SpecError("the document is nested too deeply")
-    if isinstance(value, dict):
-        return sum(_values(entry, depth - 1) for entry in value.values() if isinstance(entry, (dict, list)))
-    inside = (_values(entry, depth - 1) for entry in value if isinstance(entry, (dict, list)))
-    return len(value) + sum(inside)
-
-
 def _array(name: str, tensor: pb.Tensor, limits: Limits, left: int) -> NDArray[Any]:
     """The array of a tensor, without a copy. Raises `SpecError`."""
     dtype, shape = DTYPES.get(tensor.dtype), tuple(tensor.shape)
@@ -184,9 +176,9 @@ def _array(name: str, tensor: pb.Tensor, limits: Limits, left: int) -> NDArray[A
         problem = f"dtype must be one of {', '.join(DTYPES)}, got {tensor.dtype!r:.60}"
     elif len(shape) > limits.axes:
         problem = f"has {len(shape)} axes, at most {limits.axes} are read"
-    elif any(length < 0 for length in shape):
+    elif min(shape, default=0) < 0:
         problem = f"has a negative length in its shape {list(shape)!s:.100}"
-    elif math.prod(max(length, 1) for length in shape) > left:  # rows without numbers are rows
+    elif (math.prod(shape) or math.prod(max(length, 1) for length in shape)) > left:  # rows without numbers are rows
         problem = f"has a shape of {list(shape)!s:.100}: at most {limits.numbers:,} numbers are read in one document"
     elif math.prod(shape) * dtype.itemsize != len(tensor.data):
         wanted = math.prod(shape) * dtype.itemsize
@@ -218,22 +210,27 @@ def read_options(message: pb.Options) -> Options:
     return chosen
 
 
+_SINGLE = tuple(
+    field.name for field in pb.Certificate.DESCRIPTOR.fields if not (field.is_repeated or field.has_presence)
+)
+"""The fields of a certificate that hold one value, always."""
+
+
 def certificate(issued: Certificate) -> pb.Certificate:
     """A certificate as a message."""
-    fields = {name: getattr(issued, name) for name in Certificate.model_fields}
-    return pb.Certificate(**{name: value for name, value in fields.items() if value is not None})
+    return pb.Certificate(**{name: value for name, value in issued.__dict__.items() if value is not None})
 
 
 def read_certificate(message: pb.Certificate) -> Certificate:
     """The certificate in a message. Raises `SpecError`."""
     from pydantic import ValidationError
 
-    fields = {name: getattr(message, name) for name in Certificate.model_fields}
+    fields = {name: getattr(message, name) for name in _SINGLE}
     for name in ("time_limit", "spec_digest"):
-        if not message.HasField(name):
-            fields[name] = None
+        if message.HasField(name):
+            fields[name] = getattr(message, name)
     try:
-        return Certificate(**fields | {"versions": dict(message.versions), "notes": tuple(message.notes)})
+        return Certificate(**fields, versions=dict(message.versions), notes=tuple(message.notes))
     except ValidationError as error:
         first = error.errors()[0]
         place: Place = ("certificate", *first["loc"])
@@ -268,4 +265,4 @@ def read_plan(message: pb.Plan, limits: Limits) -> Plan:
     if not isinstance(name, str):
         raise SpecError([Problem("must name the kind of task", ("kind",))])
     plan = kind(name).plan.read(fields, Folder(None))
-    return plan.with_certificate(read_certificate(message.certificate)) if message.HasField("certificate") else plan
+    return plan.signed(read_certificate(message.certificate)) if message.HasField("certificate") else plan

@@ -7,14 +7,21 @@ import asyncio
 import pytest
 
 import equipoise as eq
-from equipoise.server.answers import Cache, Caller, Flights, Outcome, content_key
+from equipoise.server.answers import Answer, Cache, Caller, Flights, Outcome, content_key
+from equipoise.server.protocol import equipoise_pb2 as pb
+from equipoise.server.protocol import wire
 from equipoise.solvers.control import Options
 
 ANSWER = Outcome(b"answer")
 
 
-def spec(total: int = 24) -> eq.RolloutBudgets:
-    return eq.RolloutBudgets(prompts={"successes": [0, 3], "trials": [8, 8]}, total=total)
+def spec(total: int = 24) -> pb.Document:
+    task = eq.RolloutBudgets(prompts={"successes": [0, 3], "trials": [8, 8]}, total=total)
+    return pb.Document.FromString(b"".join(wire.spec_fields(task)))
+
+
+def answer(size: int) -> Answer:
+    return Answer("rollout_budgets", bytes(size))
 
 
 def test_a_key_stands_for_all_that_determines_an_answer() -> None:
@@ -40,34 +47,48 @@ def test_a_key_stands_for_all_that_determines_an_answer() -> None:
 def test_the_cache_keeps_the_latest_that_fit() -> None:
     cache = Cache(100)
     for name in "abc":
-        cache.put("t", name, bytes(40))
+        cache.put("t", name, answer(40))
     assert cache.get("t", "a") is None
     assert cache.get("t", "b") is not None
-    cache.put("t", "d", bytes(40))  # c is now the one that was used the longest ago
+    cache.put("t", "d", answer(40))  # c is now the one that was used the longest ago
     assert [cache.get("t", name) is not None for name in "bcd"] == [True, False, True]
 
 
 def test_the_cache_counts_an_answer_that_is_replaced_once() -> None:
     cache = Cache(100)
     for size in (60, 90, 10, 60):
-        cache.put("t", "a", bytes(size))
-    cache.put("t", "b", bytes(40))
+        cache.put("t", "a", answer(size))
+    cache.put("t", "b", answer(40))
     assert cache.get("t", "a") is not None and cache.get("t", "b") is not None
 
 
 def test_an_answer_that_does_not_fit_pushes_nothing_out() -> None:
     cache = Cache(100)
-    cache.put("t", "a", bytes(40))
-    cache.put("t", "b", bytes(101))
+    cache.put("t", "a", answer(40))
+    cache.put("t", "b", answer(101))
     assert cache.get("t", "a") is not None and cache.get("t", "b") is None
 
 
 def test_tenants_share_nothing() -> None:
     cache = Cache(100)
-    cache.put("t", "a", bytes(90))
-    cache.put("u", "b", bytes(90))
+    cache.put("t", "a", answer(90))
+    cache.put("u", "b", answer(90))
     assert cache.get("u", "a") is None
     assert cache.get("t", "a") is not None
+
+
+def test_all_tenants_together_have_a_bound_too() -> None:
+    cache = Cache(100, altogether=180)
+    cache.put("small", "a", answer(30))
+    for name in ("one", "two"):
+        cache.put(name, "a", answer(40))
+        cache.put(name, "b", answer(40))
+    kept = [cache.get(name, key) is not None for name in ("small", "one", "two") for key in "ab"]
+    assert kept == [True, False, False, True, True, True], "the small one's stays, the largest has given its oldest up"
+    cache = Cache(100, altogether=90)
+    cache.put("one", "a", answer(60))
+    cache.put("two", "a", answer(60))
+    assert sum(cache.get(name, "a") is not None for name in ("one", "two")) == 1
 
 
 def test_a_second_caller_joins_the_first() -> None:
