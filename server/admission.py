@@ -6,8 +6,7 @@ known from those of its like before it: the same call, of about the same size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Self
 
 from google.rpc.code_pb2 import Code
 
@@ -50,25 +49,48 @@ class Admission:
         """Seconds that a call of a size in bytes should take, 0 where nothing is known of its like."""
         return self._means.get((call, size.bit_length()), 0.0)
 
-    @contextmanager
-    def taking(self, call: str, size: int) -> Iterator[Work]:
+    def taking(self, call: str, size: int) -> Work:
         """Take a request on while the context lasts. Raises `Refused` where it would wait too long."""
         expected = self.expected(call, size)
         cheap = expected < CHEAP and self.taken < MOST_CHEAP
         if self.taken >= self._most or (self.wait > max(self._patience, expected / 2) and not cheap):
             delay = max(self.wait, LEAST_DELAY)
             raise Refused(Code.RESOURCE_EXHAUSTED, "OVERLOADED", "the server has more to do than it can do soon", delay)
-        work = Work()
+        return Work(self, (call, size.bit_length()), expected)
+
+    def begin(self, work: Work) -> None:
+        """A request is taken on."""
         self.taken += 1
-        self._backlog += expected
-        try:
-            yield work
-        finally:
-            self.taken -= 1
-            self._backlog = self._backlog - expected if self.taken else 0.0  # no rounding is carried along
-            if work.seconds is not None:
-                known = self._means.get((call, size.bit_length()), work.seconds)
-                self._means[call, size.bit_length()] = known + LEARNING * (work.seconds - known)
+        self._backlog += work.expected
+
+    def end(self, work: Work) -> None:
+        """It is done, or given up."""
+        self.taken -= 1
+        self._backlog = self._backlog - work.expected if self.taken else 0.0  # no rounding is carried along
+        if work.seconds is not None:
+            known = self._means.get(work.like, work.seconds)
+            self._means[work.like] = known + LEARNING * (work.seconds - known)
+
+
+class Work:
+    """A request that is taken on while the context lasts.
+
+    like: its call, and its size in bits. expected: seconds that it should take. seconds: how long a thread worked on
+    it, once it has.
+    """
+
+    __slots__ = ("_admission", "expected", "like", "seconds")
+
+    def __init__(self, admission: Admission, like: tuple[str, int], expected: float) -> None:
+        self._admission, self.like, self.expected = admission, like, expected
+        self.seconds: float | None = None
+
+    def __enter__(self) -> Self:
+        self._admission.begin(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._admission.end(self)
 
 
 class Room:
@@ -81,20 +103,24 @@ class Room:
         self._most = most
         self.taken = 0
 
-    @contextmanager
-    def taking(self, size: int) -> Iterator[None]:
+    def taking(self, size: int) -> Held:
         """Hold a request of a size while the context lasts. Raises `Refused` where there is no room."""
         if self.taken and self.taken + size > self._most:
             text = f"the server has {self.taken:,} bytes of requests in hand, and room for {self._most:,}"
             raise Refused(Code.RESOURCE_EXHAUSTED, "OVERLOADED", text, ROOM_DELAY)
-        self.taken += size
-        try:
-            yield
-        finally:
-            self.taken -= size
+        return Held(self, size)
 
 
-class Work:
-    """A request that was taken on; `seconds` is how long a thread worked on it, once it has."""
+class Held:
+    """Room that a request takes while the context lasts."""
 
-    seconds: float | None = None
+    __slots__ = ("_room", "_size")
+
+    def __init__(self, room: Room, size: int) -> None:
+        self._room, self._size = room, size
+
+    def __enter__(self) -> None:
+        self._room.taken += self._size
+
+    def __exit__(self, *error: object) -> None:
+        self._room.taken -= self._size

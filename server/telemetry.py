@@ -139,6 +139,8 @@ class Telemetry:
         self.observe("equipoise_in_flight", "Calls that are being answered.", "rpc", lambda: self.in_flight)
         # Looking a label's child up takes longer than counting in it.
         self._of_call = cache(lambda *labels: (self._requests.labels(*labels), self._seconds.labels(*labels[:3])))
+        per = self._solver_seconds, self._gap
+        self._of_solve = cache(lambda *labels: (self._solves.labels(*labels), *(it.labels(*labels[:2]) for it in per)))
 
     # -- calls -----------------------------------------------------------------------------------------------------
 
@@ -170,9 +172,10 @@ class Telemetry:
         if certificate is None:
             self._solves.labels(tenant, kind, "infeasible", "solved").inc()
             return
-        self._solves.labels(tenant, kind, certificate.proof, certificate.stopped).inc()
-        self._solver_seconds.labels(tenant, kind).observe(certificate.seconds)
-        self._gap.labels(tenant, kind).observe(certificate.gap)
+        solves, seconds, gap = self._of_solve(tenant, kind, certificate.proof, certificate.stopped)
+        solves.inc()
+        seconds.observe(certificate.seconds)
+        gap.observe(certificate.gap)
         if certificate.stopped not in ("solved", "gap"):
             self._fallbacks.labels(tenant, kind, certificate.stopped).inc()
         if certificate.notes:

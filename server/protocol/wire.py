@@ -69,6 +69,8 @@ SMALL = 4096
 
 Part = bytes | memoryview
 
+_BYTES = [bytes([value]) for value in range(0x80)]
+
 
 def field(number: int, parts: Iterable[Part]) -> list[Part]:
     """A field with a length, as protobuf writes it, in parts that are not copied."""
@@ -77,6 +79,8 @@ def field(number: int, parts: Iterable[Part]) -> list[Part]:
 
 
 def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return _BYTES[value]
     digits = bytearray()
     while value > 0x7F:
         digits.append(value & 0x7F | 0x80)
