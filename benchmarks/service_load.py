@@ -266,12 +266,12 @@ async def overload(address: str, pid: int, seconds: float) -> tuple[float, float
     """Capacity, p99 without load, what ten times the capacity does, and the rate in the second after it."""
     rng = np.random.default_rng(5)
     prompts = {"successes": rng.integers(0, 9, 64), "trials": np.full(64, 8)}
-    fields = eq.RolloutBudgets(prompts=prompts, total=2**21, most=2**16).fields()
-    options = wire.field(2, [wire.options(Options()).SerializeToString()])
+    spec = eq.RolloutBudgets(prompts=prompts, total=2**21, most=2**16, name="????????")
+    request = messages.solve(spec, Options()).request
 
     def fresh(number: int) -> bytes:
         """A request of 1 kB that takes a thread some 15 ms; another one for each number, which is its name."""
-        return b"".join([*wire.field(1, wire.document({**fields, "name": str(number)})), *options])
+        return request.replace(b"????????", b"%08d" % number)
 
     counter = iter(range(10**9))
     async with grpc.aio.insecure_channel(address, options=LARGE) as channel:

@@ -6,6 +6,9 @@ known from those of its like before it: the same call, of about the same size.
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from typing import Self
 
 from google.rpc.code_pb2 import Code
@@ -23,6 +26,11 @@ MOST_TAKEN = 1024
 CHEAP, MOST_CHEAP = 0.001, 128
 """Seconds that a request takes which costs no more than its refusal would, and how many requests may be taken on before
 such a one is refused all the same."""
+REFUSING, SPARE = 0.0002, 0.1
+"""Seconds of the event loop that a refusal costs, and the share of a core that refusals may take before a thread is
+left idle for them: what was taken on would wait for that core."""
+WINDOW = 0.25
+"""Seconds over which refusals are counted."""
 LEAST_DELAY = 0.01
 """Seconds that a refused caller is asked to wait, at least."""
 
@@ -34,16 +42,29 @@ class Admission:
     most: requests taken on at one time, whatever is expected of them.
     """
 
-    def __init__(self, threads: int, patience: float, most: int = MOST_TAKEN) -> None:
+    def __init__(
+        self, threads: int, patience: float, most: int = MOST_TAKEN, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._threads, self._patience, self._most = threads, patience, most
+        self._clock = clock
         self._means: dict[tuple[str, int], float] = {}
         self._backlog = 0.0
+        self._refusals, self._refused_at = 0.0, 0.0
         self.taken = 0
 
     @property
     def wait(self) -> float:
         """Seconds that the next request should expect to wait."""
-        return self._backlog / self._threads
+        spared = self._threads > 1 and self.refusing * REFUSING > SPARE
+        return self._backlog / (self._threads - spared)
+
+    @property
+    def refusing(self) -> float:
+        """Refusals per second of late."""
+        return self._refusals and self._recent(self._clock()) / WINDOW
+
+    def _recent(self, now: float) -> float:
+        return self._refusals * math.exp((self._refused_at - now) / WINDOW)
 
     def expected(self, call: str, size: int) -> float:
         """Seconds that a call of a size in bytes should take, 0 where nothing is known of its like."""
@@ -54,6 +75,8 @@ class Admission:
         expected = self.expected(call, size)
         cheap = expected < CHEAP and self.taken < MOST_CHEAP
         if self.taken >= self._most or (self.wait > max(self._patience, expected / 2) and not cheap):
+            now = self._clock()
+            self._refusals, self._refused_at = self._recent(now) + 1, now
             delay = max(self.wait, LEAST_DELAY)
             raise Refused(Code.RESOURCE_EXHAUSTED, "OVERLOADED", "the server has more to do than it can do soon", delay)
         return Work(self, (call, size.bit_length()), expected)

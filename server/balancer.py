@@ -6,16 +6,13 @@ from functools import cache, partial
 from importlib.resources import files
 
 import grpc
-from google.rpc.code_pb2 import Code
 
-from ..solvers.check import check
 from ..specs.schema import json_schema
 from ..specs.spec import kind, kinds
 from .calls import SHORT, Gate
 from .engine import Call, Engine, parsed
 from .protocol import equipoise_pb2 as pb
 from .protocol import wire
-from .protocol.failures import Refused
 from .sessions import Sessions
 
 NAME = "equipoise.v1.Balancer"
@@ -39,27 +36,19 @@ class Balancer:
         return grpc.method_handlers_generic_handler(NAME, methods)
 
     async def _check(self, call: Call, raw: bytes) -> bytes:
+        """A plan is judged in a worker process: how long that takes, and how much memory, is for a stranger to say."""
         engine = self._engine
-        with engine.room.taking(len(raw)), engine.admission.taking("Check", len(raw)) as work:
-            return await engine.in_thread(call, work, partial(self._checked, call, raw))
+        with engine.room.taking(len(raw)):
+            with engine.admission.taking("Check", len(raw)) as work:
+                await engine.in_thread(call, work, partial(self._read_check, call, raw))
+            return await engine.check(call, raw)
 
-    def _checked(self, call: Call, raw: bytes) -> bytes:
+    def _read_check(self, call: Call, raw: bytes) -> None:
+        """Whether a worker is to see the request at all. Raises `SpecError`."""
         message = parsed(pb.CheckRequest, raw)
         limits = self._engine.limits(call)
-        spec = wire.read_task(message.spec, limits)
-        call.kind = spec.kind
-        if self._engine.large(spec, len(raw)):
-            text = "the task is too large to be checked here: check it where the plan is used, with eq.check"
-            raise Refused(Code.RESOURCE_EXHAUSTED, "TOO_LARGE", text)
-        result = check(spec, wire.read_plan(message.plan, limits))
-        return pb.CheckResponse(
-            problems=result.problems,
-            objective=result.objective,
-            bound=result.bound,
-            gap=result.gap,
-            violation=result.violation,
-            trusted=result.trusted,
-        ).SerializeToString()
+        call.kind = wire.read_task(message.spec, limits).kind
+        wire.read_plan(message.plan, limits)
 
     async def _list_kinds(self, call: Call, raw: bytes) -> bytes:
         parsed(pb.ListKindsRequest, raw)

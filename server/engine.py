@@ -192,6 +192,14 @@ class Engine:
                 work.seconds = message.plan.certificate.seconds
             return response, message
 
+    async def check(self, call: Call, request: bytes) -> bytes:
+        """The serialised CheckResponse of a worker process. Raises as `search` does."""
+        with self.searches.taking("Check", len(request)) as work, self.telemetry.span("check", call.trace):
+            started = time.perf_counter()
+            response = await self.workers.check(request, within=self.within(call))
+            work.seconds = time.perf_counter() - started
+            return response
+
     def within(self, call: Call) -> float:
         """Seconds that a solve may take: until the caller's deadline, the tenant's quota, the server's own limit."""
         limits = (call.left, call.tenant.limits().seconds, self.settings.longest_solve)

@@ -24,10 +24,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from ..solvers.algorithms import algorithm_kinds, load
+from ..solvers.check import check
 from ..solvers.control import Options, Progress, abandoned
 from ..solvers.solve import SHORTEST, Solver
 from ..specs.errors import EquipoiseError, InfeasibleError, ServiceError, SpecError
@@ -35,6 +37,8 @@ from ..specs.reading import load as load_spec
 from .protocol import equipoise_pb2 as pb
 from .protocol import failures, wire
 from .worker_frames import LARGEST, Frame, Junk, Kind, receive, send
+
+M = TypeVar("M", bound=Message)
 
 SPARE = 64 * 2**20
 """Bytes that a memory limit must leave a worker to solve anything in."""
@@ -94,7 +98,7 @@ class _Worker:
                 frame = receive(self._connection)
                 if frame.kind == Kind.STOP:
                     self._stopped = frame.solve
-                elif frame.kind == Kind.SOLVE:
+                elif frame.kind in (Kind.SOLVE, Kind.CHECK):
                     self._requests.put_nowait((frame, time.monotonic()))
                 else:
                     raise Junk(f"a server does not send {frame.kind.name}")
@@ -117,7 +121,8 @@ class _Worker:
     def _answer(self, frame: Frame, arrived: float) -> None:
         number = frame.solve
         try:
-            kind, parts = Kind.ANSWER, self._solved(frame, arrived)
+            run = self._checked if frame.kind == Kind.CHECK else self._solved
+            kind, parts = Kind.ANSWER, run(frame, arrived)
             if (length := sum(map(len, parts))) > LARGEST:
                 raise ServiceError(f"the plan takes {length:,} bytes, at most {LARGEST:,} can be sent")
             fit = not abandoned()
@@ -132,10 +137,7 @@ class _Worker:
 
     def _solved(self, frame: Frame, arrived: float) -> Sequence[bytes | memoryview]:
         """The answer as a `SolveResponse`."""
-        try:
-            request = pb.SolveRequest.FromString(frame.body)
-        except DecodeError:
-            raise SpecError("the request is no message of the protocol") from None
+        request = _parsed(pb.SolveRequest, frame.body)
         options = wire.read_options(request.options)
         spec = wire.read_task(request.spec, self._limits)
         send(self._connection, Frame(Kind.STARTED, frame.solve, _patience(options)))
@@ -147,6 +149,22 @@ class _Worker:
         except InfeasibleError as error:
             return [pb.SolveResponse(infeasible=failures.infeasible(error)).SerializeToString()]
         return wire.field(1, wire.plan_fields(plan))
+
+    def _checked(self, frame: Frame, arrived: float) -> Sequence[bytes | memoryview]:
+        """The answer as a `CheckResponse`. Nothing stops it but the end of the process."""
+        request = _parsed(pb.CheckRequest, frame.body)
+        spec, plan = wire.read_task(request.spec, self._limits), wire.read_plan(request.plan, self._limits)
+        send(self._connection, Frame(Kind.STARTED, frame.solve, math.inf))
+        result = check(spec, plan)
+        response = pb.CheckResponse(
+            problems=result.problems,
+            objective=result.objective,
+            bound=result.bound,
+            gap=result.gap,
+            violation=result.violation,
+            trusted=result.trusted,
+        )
+        return [response.SerializeToString()]
 
     def stopped(self, number: int) -> bool:
         """Whether a solve was told to stop."""
@@ -174,6 +192,13 @@ class _Watcher:
             self._told = now
             self._worker.tell(self._number, progress)
         return True
+
+
+def _parsed(message: type[M], body: bytes) -> M:
+    try:
+        return message.FromString(body)
+    except DecodeError:
+        raise SpecError("the request is no message of the protocol") from None
 
 
 def _patience(options: Options) -> float:

@@ -32,9 +32,11 @@ class Kind(IntEnum):
     PROGRESS = 5
     """From a worker, with a `Progress`."""
     ANSWER = 6
-    """From a worker, with a `SolveResponse`."""
+    """From a worker, with a `SolveResponse` or what else was asked for."""
     FAILED = 7
     """From a worker, with a `google.rpc.Status`."""
+    CHECK = 8
+    """To a worker, with a `CheckRequest`, answered by a `CheckResponse`. seconds: as of SOLVE."""
 
 
 _KINDS = frozenset(map(int, Kind))

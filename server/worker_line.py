@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from google.rpc.code_pb2 import Code
 
 from .protocol.failures import Refused
+from .worker_frames import Kind
 from .worker_process import Report, WorkerProcess
 
 MOST_BYTES = 256 * 2**20
@@ -26,7 +27,7 @@ BUSY = 1.0
 
 @dataclass(order=True)
 class Task:
-    """A request that waits for a worker or is with one; sorts by who comes first."""
+    """A request that waits for a worker or is with one; sorts by who comes first. kind: SOLVE or CHECK."""
 
     priority: int
     number: int
@@ -34,6 +35,7 @@ class Task:
     deadline: float | None = field(compare=False)
     report: Report | None = field(compare=False)
     answer: asyncio.Future[bytes] = field(compare=False)
+    kind: Kind = field(compare=False, default=Kind.SOLVE)
     worker: WorkerProcess | None = field(compare=False, default=None)
     again: bool = field(compare=False, default=False)
 

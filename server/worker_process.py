@@ -132,16 +132,16 @@ class WorkerProcess:
         self.started, self._stopping = False, None
         self._latest = None if deadline is None else deadline + GRACE
 
-    async def solve(self, request: bytes, deadline: float | None, report: Report | None) -> bytes:
-        """The answer, a `SolveResponse`. Raises the error of the solve, `SolveTimeout` or `WorkerLost`."""
+    async def ask(self, kind: Kind, request: bytes, deadline: float | None, report: Report | None) -> bytes:
+        """The answer to SOLVE or CHECK. Raises the error of the solve, `SolveTimeout` or `WorkerLost`."""
         try:
             async with asyncio.timeout_at(self._latest) as self._clock:
-                await self._begin(request, deadline)
+                await self._begin(kind, request, deadline)
                 return await self._answer(report)
         except TimeoutError:
             self.kill()
             raise SolveTimeout(
-                "no plan in time, and the solver did not stop when it was told to: it was ended"
+                "no answer in time, and the worker did not stop when it was told to: it was ended"
             ) from None
         except (OSError, DecodeError) as error:
             raise await self._lost(error) from None
@@ -153,13 +153,13 @@ class WorkerProcess:
         finally:
             self._clock = None
 
-    async def _begin(self, request: bytes, deadline: float | None) -> None:
+    async def _begin(self, kind: Kind, request: bytes, deadline: float | None) -> None:
         """Send the task and see it begun, or fail. Raises `WorkerLost` where that takes too long."""
         try:
             async with asyncio.timeout(READING):
                 async with self._sending:
                     within = math.inf if deadline is None else deadline - asyncio.get_running_loop().time()
-                    await send_soon(self._connection, Frame(Kind.SOLVE, self.solves, within, body=request))
+                    await send_soon(self._connection, Frame(kind, self.solves, within, body=request))
                 frame = await self._frame()
         except TimeoutError:
             self.kill()

@@ -17,7 +17,8 @@ from ..specs.errors import SolveTimeout
 from .protocol.failures import Refused
 from .protocol.wire import Limits
 from .worker import GRACE
-from .worker_line import Line, Task
+from .worker_frames import Kind
+from .worker_line import CALLERS, Line, Task
 from .worker_process import Report, WorkerLost, WorkerProcess, WorkerSettings
 
 FREED = 0.15
@@ -121,7 +122,7 @@ class Workers:
         request: bytes,
         *,
         within: float | None = None,
-        priority: int = 0,
+        priority: int = CALLERS,
         progress: Report | None = None,
         stop: asyncio.Event | None = None,
     ) -> bytes:
@@ -134,17 +135,33 @@ class Workers:
         Raises what the solve raised; `SolveTimeout` where there was no plan in time; `WorkerLost` where the process
         died; `Refused` where the line is full or no worker can be started. Cancelling it frees the worker.
         """
-        loop = asyncio.get_running_loop()
-        deadline = None if within is None else loop.time() + within
-        self._check(len(request))
-        task = Task(priority, next(self._numbers), request, deadline, progress, loop.create_future())
-        self._line.join(task)
-        timer = (
-            None if deadline is None else loop.call_at(deadline, self._leave_line, task, "no worker was free in time")
-        )
+        task = self._task(Kind.SOLVE, request, within, priority, progress)
         stopping = None if stop is None else asyncio.ensure_future(stop.wait())
         if stopping is not None:
             stopping.add_done_callback(lambda done: None if done.cancelled() else self._interrupt(task))
+        try:
+            return await self._answer(task)
+        finally:
+            if stopping is not None:
+                stopping.cancel()
+
+    async def check(self, request: bytes, *, within: float | None = None) -> bytes:
+        """The serialised CheckResponse to a serialised CheckRequest. Raises as `solve` does."""
+        return await self._answer(self._task(Kind.CHECK, request, within, CALLERS, None))
+
+    def _task(self, kind: Kind, request: bytes, within: float | None, priority: int, progress: Report | None) -> Task:
+        loop = asyncio.get_running_loop()
+        self._check(len(request))
+        deadline = None if within is None else loop.time() + within
+        return Task(priority, next(self._numbers), request, deadline, progress, loop.create_future(), kind)
+
+    async def _answer(self, task: Task) -> bytes:
+        """Stand in the line and get what a worker says."""
+        self._line.join(task)
+        timer = None
+        if task.deadline is not None:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_at(task.deadline, self._leave_line, task, "no worker was free in time")
         try:
             return await task.answer
         except asyncio.CancelledError:
@@ -155,8 +172,6 @@ class Workers:
         finally:
             if timer is not None:
                 timer.cancel()
-            if stopping is not None:
-                stopping.cancel()
 
     def _check(self, size: int) -> None:
         if self._closing or not self._keepers:
@@ -222,7 +237,7 @@ class Workers:
         error: Exception | None = None
         answer = b""
         try:
-            answer = await worker.solve(task.request, task.deadline, task.report)
+            answer = await worker.ask(task.kind, task.request, task.deadline, task.report)
         except Exception as raised:
             error = raised
         self._line.ended(task)

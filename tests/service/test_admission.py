@@ -54,6 +54,33 @@ def test_small_requests_may_wait_as_long_as_patience_says() -> None:
             pass
 
 
+def test_while_much_is_refused_a_thread_is_left_to_refuse_it() -> None:
+    now = 0.0
+    admission = Admission(2, 0.0, clock=lambda: now)
+    with admission.taking("Solve", 1000) as work:
+        work.seconds = 0.1
+
+    def room() -> int:
+        """How many requests are taken on at once."""
+        with ExitStack() as taken:
+            for number in range(10):
+                try:
+                    taken.enter_context(admission.taking("Solve", 1000))
+                except Refused:
+                    return number
+        return 10
+
+    assert room() == 2, "one for each thread"
+    for _ in range(500):  # in half a second, which costs the event loop a fifth of a core
+        now += 0.001
+        assert room() in (1, 2)
+    assert admission.refusing == pytest.approx(1000, rel=0.2)
+    assert room() == 1
+    now += 1.0
+    assert admission.refusing < 50
+    assert room() == 2, "nobody has been refused of late"
+
+
 def test_no_more_are_taken_on_than_the_most() -> None:
     admission = Admission(2, 1.0, most=2)
     with (

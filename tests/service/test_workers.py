@@ -251,6 +251,44 @@ def test_a_worker_that_does_not_stop_is_killed_and_replaced(limit: str, shared: 
     shared(scenario)
 
 
+def judged(spec: eq.Spec[Any], plan: eq.Plan) -> bytes:
+    """A serialised CheckRequest."""
+    return b"".join([*wire.field(1, wire.spec_fields(spec)), *wire.field(2, wire.plan_fields(plan))])
+
+
+def test_a_plan_is_judged_by_a_worker(shared: Shared) -> None:
+    plan = eq.solve(TINY)
+    worse = type(plan)(**{**plan.fields(), "rollouts": [1, 8]}).with_certificate(plan.certificate)
+
+    async def scenario(workers: Workers) -> None:
+        for one in (plan, worse):
+            answer = pb.CheckResponse.FromString(await workers.check(judged(TINY, one)))
+            assert tuple(answer.problems) == eq.check(TINY, one).problems
+        await fails(workers.check(b"no protobuf at all"), eq.SpecError, "no message of the protocol")
+
+    shared(scenario)
+
+
+@pytest.mark.parametrize("end", ["deadline", "caller leaves"])
+def test_a_check_that_does_not_end_costs_its_worker_alone(end: str, shared: Shared) -> None:
+    request = judged(TINY, eq.solve(TINY))
+
+    async def scenario(workers: Workers) -> None:
+        (pid,) = workers.pids()
+        os.kill(pid, signal.SIGSTOP)
+        checking = asyncio.create_task(workers.check(request, within=0.3 if end == "deadline" else 60.0))
+        await until(lambda: workers.running == 1)
+        if end == "deadline":
+            await fails(checking, eq.SolveTimeout, "did not stop when it was told to")
+        else:
+            checking.cancel()
+            await fails(checking, asyncio.CancelledError)
+        await until(lambda: not alive(pid))
+        assert pb.CheckResponse.FromString(await workers.check(request)).problems == []
+
+    shared(scenario)
+
+
 def test_a_worker_that_ignores_the_tasks_own_time_limit_is_killed(shared: Shared) -> None:
     async def scenario(workers: Workers) -> None:
         solving = await begin(workers, request(hard(), method="exact", backend="highs", time_limit=0.5))
