@@ -7,7 +7,9 @@
 Overhead is the time from call to plan in the caller's hand, less the `seconds` of the certificate; each call asks
 something else, so that the cache answers none. The echo returns the same bytes, from a server of its own that does
 nothing else, through the same library. Calls alternate between the two. Medians in milliseconds. *Bytes* is the same
-call from bytes that are ready to bytes that nobody reads: the service alone, without the Python client.
+call from bytes that are ready to bytes that nobody reads: the service alone, without the Python client. *Floor* is a
+server that reads and validates the spec and writes a plan that it has ready, called by code that writes the spec and
+reads the plan, both with the product's own: what is left when all else costs nothing.
 """
 
 from __future__ import annotations
@@ -55,6 +57,40 @@ async def main():
         "Stream": grpc.stream_stream_rpc_method_handler(stream),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Echo", methods),))
+    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    await server.start()
+    await server.wait_for_termination()
+asyncio.run(main())
+"""
+
+FLOOR = """
+import asyncio, grpc, sys
+import equipoise as eq
+from equipoise.server.protocol import equipoise_pb2 as pb, wire
+from equipoise.specs.sources import Folder
+async def main():
+    limits, plans, state = wire.Limits(), {}, {}
+    def answer(number, spec):
+        if spec.kind not in plans:
+            plans[spec.kind] = eq.solve(spec)
+        return b"".join(wire.field(number, wire.plan_fields(plans[spec.kind])))
+    async def once(raw, context):
+        return answer(1, wire.read_task(pb.SolveRequest.FromString(raw).spec, limits))
+    async def stream(requests, context):
+        spec = None
+        while (raw := await context.read()) is not grpc.aio.EOF:
+            message = pb.SessionRequest.FromString(raw)
+            if spec is None:
+                spec = wire.read_task(message.open.spec, limits)
+            else:
+                spec = spec.replaced(wire.read_document(message.step.changes, limits), Folder(None))
+            await context.write(answer(2, spec))
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", 2**26)])
+    methods = {
+        "Once": grpc.unary_unary_rpc_method_handler(once),
+        "Stream": grpc.stream_stream_rpc_method_handler(stream),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Floor", methods),))
     print(server.add_insecure_port("127.0.0.1:0"), flush=True)
     await server.start()
     await server.wait_for_termination()
@@ -111,27 +147,37 @@ class Overhead:
     name: str
     target: float
     echo: list[float] = field(default_factory=list)
+    floor: list[float] = field(default_factory=list)
     raw: list[float] = field(default_factory=list)
     ours: list[float] = field(default_factory=list)
     solver: list[float] = field(default_factory=list)
 
     def row(self) -> tuple[str, ...]:
-        echo, raw, ours, solver = (float(np.median(times)) for times in (self.echo, self.raw, self.ours, self.solver))
-        shown = (f"{1e3 * number:.3f}" for number in (echo, raw, ours, solver))
-        return self.name, *shown, f"{raw / echo:.2f}", f"{ours / echo:.2f}", f"≤ {self.target}"
+        columns = self.echo, self.floor, self.raw, self.ours, self.solver
+        echo, *others, solver = (float(np.median(times)) for times in columns)
+        shown = (f"{1e3 * number:.3f}" for number in (echo, *others, solver))
+        return self.name, *shown, *(f"{number / echo:.2f}" for number in others), str(self.target)
 
 
 def calls(client: eq.Client, channels: Channels, name: str, target: float, specs: list[Any]) -> Overhead:
     """Solves one after the other, each beside an echo of its request."""
     once, solve = channels.echo.unary_unary("/Echo/Once"), channels.ours.unary_unary("/equipoise.v1.Balancer/Solve")
+    least = channels.floor.unary_unary("/Floor/Once")
     found = Overhead(name, target)
+
+    def translated(spec: Any) -> Any:
+        operation = messages.solve(spec, Options())
+        return operation.read(least(operation.request, timeout=10))
+
     for number, spec in enumerate(specs):
         request = messages.solve(spec.replace(name="bytes"), Options()).request
         echo, _ = timed(lambda: once(request, timeout=10))  # noqa: B023
+        floor, _ = timed(lambda: translated(spec))  # noqa: B023
         raw, answer = timed(lambda: solve(request, timeout=10))  # noqa: B023
         seconds, plan = timed(lambda: client.solve(spec))  # noqa: B023
         if number >= len(specs) // 10:  # the first warm the connections up
             found.echo.append(echo)
+            found.floor.append(floor)
             found.raw.append(raw - pb.SolveResponse.FromString(answer).plan.certificate.seconds)
             found.ours.append(seconds - plan.certificate.seconds)
             found.solver.append(plan.certificate.seconds)
@@ -140,9 +186,10 @@ def calls(client: eq.Client, channels: Channels, name: str, target: float, specs
 
 @dataclass(frozen=True)
 class Channels:
-    """Connections without a client: to the echo, and to the service."""
+    """Connections without a client: to the echo, to what only translates, and to the service."""
 
     echo: grpc.Channel
+    floor: grpc.Channel
     ours: grpc.Channel
 
 
@@ -165,24 +212,33 @@ class Talk:
 
 def steps(client: eq.Client, channels: Channels, number: int) -> Overhead:
     """Steps of a session, each beside an echo on a stream."""
-    rng, found = np.random.default_rng(3), Overhead("step, 16 prompts", 1.5)
+    rng, found = np.random.default_rng(3), Overhead("step, tiny", 1.5)
     spec = rollouts(rng, 16, 0)
     echo, ours = Talk(channels.echo, "/Echo/Stream"), Talk(channels.ours, messages.SESSION)
-    ours.say(messages.session_open(spec, Options()))
+    least, read = Talk(channels.floor, "/Floor/Stream"), messages.plan_reader(spec)
+    for talk in (ours, least):
+        talk.say(messages.session_open(spec, Options()))
+
+    def translated(changes: dict[str, Any], step: int) -> Any:
+        answer = messages.session_response(least.say(messages.session_step(changes, step)))
+        return messages.outcome(answer, read)
+
     with client.session(spec) as session:
         for step in range(number):
             changes = {"total": 128 + step % 97}
             request = messages.session_step(changes, step)
             wire_time, _ = timed(lambda: echo.say(request))  # noqa: B023
+            floor, _ = timed(lambda: translated(changes, step))  # noqa: B023
             raw, answer = timed(lambda: ours.say(request))  # noqa: B023
             seconds, plan = timed(lambda: session.step(**changes))  # noqa: B023
             if step >= number // 10:
                 found.echo.append(wire_time)
+                found.floor.append(floor)
                 found.raw.append(raw - pb.SessionResponse.FromString(answer).plan.certificate.seconds)
                 found.ours.append(seconds - plan.certificate.seconds)
                 found.solver.append(plan.certificate.seconds)
-    echo.end()
-    ours.end()
+    for talk in (echo, least, ours):
+        talk.end()
     return found
 
 
@@ -190,15 +246,14 @@ def profile() -> Table:
     """What each part of a tiny solve takes when it is done again and again, its code and data in the caches."""
     spec = rollouts(np.random.default_rng(0), 16, 0)
     operation, limits, options = messages.solve(spec, Options()), wire.Limits(), Options()
-    received = pb.SolveRequest.FromString(operation.request)
-    plan = eq.solve(spec)
+    received, plan = pb.SolveRequest.FromString(operation.request).spec, eq.solve(spec)
     answer = b"".join(wire.field(1, wire.plan_fields(plan)))
     parts: dict[str, Callable[[], Any]] = {
         "client: the request as bytes": lambda: messages.solve(spec, options),
         "server: parse and validate": lambda: wire.read_task(
             pb.SolveRequest.FromString(operation.request).spec, limits
         ),
-        "server: key of the cache": lambda: content_key("tenant", received.spec, wire.read_options(received.options)),
+        "server: key of the cache": lambda: content_key("tenant", received, options),
         "server: solve": lambda: Solver(options).solve(spec, search=False),
         "server: the answer as bytes": lambda: b"".join(wire.field(1, wire.plan_fields(plan))),
         "client: the plan from bytes": lambda: operation.read(answer),
@@ -343,21 +398,24 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         process(ECHO) as (port, _),
+        process(FLOOR) as (floor_port, _),
         process(SERVE, folder) as (address, server),
     ):
         echo_address = f"127.0.0.1:{port}"
-        heads = ("call", "echo", "bytes", "client", "solver", "bytes ÷ echo", "client ÷ echo", "target")
-        table = Table(*heads, title="Overhead in ms, less the solver's time")
+        heads = ("call", "echo", "floor", "bytes", "client", "solver", *("floor", "bytes", "client"), "target")
+        table = Table(*heads, title="Overhead in ms, less the solver's time; then as multiples of the echo")
         for column in table.columns[1:]:
             column.justify = "right"
+            column.no_wrap = True
         with (
             eq.connect(address) as client,
             grpc.insecure_channel(echo_address, options=LARGE) as echo,
+            grpc.insecure_channel(f"127.0.0.1:{floor_port}", options=LARGE) as floor,
             grpc.insecure_channel(address, options=LARGE) as ours,
         ):
-            channels = Channels(echo, ours)
+            channels = Channels(echo, floor, ours)
             tiny = [rollouts(rng, 16, number % 97) for number in range(asked.calls)]
-            table.add_row(*calls(client, channels, "solve, 16 prompts", 1.5, tiny).row())
+            table.add_row(*calls(client, channels, "solve, tiny", 1.5, tiny).row())
             table.add_row(*steps(client, channels, asked.calls).row())
             matrices = [scores(rng) for _ in range(max(asked.calls // 10, 10))]
             table.add_row(*calls(client, channels, "solve, 1 MiB", 1.3, matrices).row())

@@ -25,11 +25,19 @@ TENANTS_FULL = 8
 
 
 def content_key(tenant: str, document: pb.Document, options: Options) -> str:
-    """SHA-256 of all that determines an answer, time limits aside. The spec counts as it was sent: what would come to
-    the same once it is read is not read to find out."""
+    """SHA-256 of all that determines an answer, time limits aside.
+
+    The spec counts as it was sent, in whichever order its tensors came: what would come to the same once it is read
+    is not read to find out.
+    """
     chosen = (options.method, options.backend, options.gap, options.seed, options.threads)
-    state = hashlib.sha256(repr((tenant, chosen, _versions())).encode())
-    state.update(document.SerializeToString(deterministic=True))
+    tensors = [(name, document.tensors[name]) for name in sorted(document.tensors)]
+    heads = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors]
+    state = hashlib.sha256(repr((tenant, chosen, _versions(), document.json, heads)).encode())
+    for _, tensor in tensors:
+        data = tensor.data
+        state.update(len(data).to_bytes(8))
+        state.update(data)
     return state.hexdigest()
 
 

@@ -70,11 +70,12 @@ class Gate:
         async def handle(raw: bytes, context: Context) -> None:
             with self._telemetry.call(rpc, context.invocation_metadata()) as record:
                 try:
-                    call = self._known(context, record)
+                    call = self._lasting(context, record)
                     with call.tenant.call():
                         responses = answer(call, _short(raw, SHORT))
                     async with aclosing(responses):  # let go at once where the caller hangs up
                         async for response in responses:
+                            call.renew()
                             record.kind = call.kind
                             await context.write(response)
                 except Exception as error:
@@ -88,7 +89,7 @@ class Gate:
         async def handle(requests: Any, context: Context) -> None:
             with self._telemetry.call(rpc, context.invocation_metadata()) as record:
                 try:
-                    call = self._known(context, record)
+                    call = self._lasting(context, record)
                     try:
                         await answer(call, context)
                     except asyncio.CancelledError:
@@ -106,7 +107,14 @@ class Gate:
         tenant = self._tenants.authenticate(context.invocation_metadata())
         record.tenant = tenant.name
         left = context.time_remaining()
-        return Call(None if left is None else time.monotonic() + left, tenant=tenant, trace=record.trace)
+        deadline = None if left is None else time.monotonic() + left
+        return Call(deadline, tenant=tenant, trace=record.trace)
+
+    def _lasting(self, context: Context, record: Record) -> Call:
+        """As `_known`, for a call that may outlive its token."""
+        call = self._known(context, record)
+        call.renew = self._tenants.renewal(context.invocation_metadata())
+        return call
 
     async def _abort(self, context: Context, error: Exception, record: Record) -> NoReturn:
         """End a call with the status that tells of an error."""

@@ -58,6 +58,8 @@ class Call(Caller):
 
     tenant: Tenant = field(kw_only=True)
     kind: str = ""
+    renew: Callable[[], None] = lambda: None
+    """Raises `Refused` once the token of the call has been withdrawn; for calls that last."""
     trace: Any = None
     """The parent of spans within the call, None without traces."""
 

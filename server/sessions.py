@@ -85,6 +85,7 @@ class Sessions:
             opened = pb.SessionResponse.Opened(session_id=secrets.token_hex(16))
             await self._say(context, pb.SessionResponse(opened=opened).SerializeToString())
             while (raw := await self._next(context)) is not None:
+                call.renew()
                 await self._say(context, await self._step(call, session, raw))
         finally:
             self._open.discard(session)

@@ -198,6 +198,18 @@ class Tenants:
                 return tenant
         raise _unauthenticated("TOKEN_UNKNOWN", "the token is not known here: it may have been withdrawn")
 
+    def renewal(self, metadata: Metadata | None) -> Callable[[], None]:
+        """For a call that lasts: raises `Refused` once its token has been withdrawn."""
+        seen = self._tokens
+
+        def renew() -> None:
+            nonlocal seen
+            if seen is not self._tokens:  # the file has been read again
+                self.authenticate(metadata)
+                seen = self._tokens
+
+        return renew
+
     def refresh(self) -> None:
         """Read the file again if it has changed. One that is broken leaves all as it was, and an error in the log."""
         if self._file is None or (seen := _mark(self._file)) == self._seen:

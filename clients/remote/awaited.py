@@ -22,6 +22,7 @@ from .channel import Target
 from .job_messages import Pages, Report
 from .messages import Operation, PlanReader
 from .patience import Patience
+from .spans import span
 from .turns import Change, Turns, lost
 
 P = TypeVar("P", bound=Plan)
@@ -81,7 +82,8 @@ class AsyncRemoteClient(AsyncClient):
             if method is None:
                 method = self._methods[operation.path] = channel.unary_unary(operation.path)
             try:
-                data = await method(operation.request, timeout=patience.left, metadata=self.target.call_metadata())
+                with span(operation.path):
+                    data = await method(operation.request, timeout=patience.left, metadata=self.target.call_metadata())
             except grpc.RpcError as failed:
                 error = from_call(failed)
             except asyncio.CancelledError:
@@ -158,6 +160,10 @@ class AsyncRemoteSession(AsyncSession[P]):
 
     async def step(self, **changes: Any) -> P:
         self._client.channel()
+        with span(messages.STEP):
+            return await self._step(changes)
+
+    async def _step(self, changes: dict[str, Any]) -> P:
         async with self._mine:
             change = self._turns.change(changes)
             return await self._persist(lambda patience: self._turn(change, patience))

@@ -24,6 +24,7 @@ from .channel import Target
 from .job_messages import Pages, Report
 from .messages import Operation, PlanReader
 from .patience import Patience
+from .spans import span
 from .turns import Change, Turns, lost
 from .watchdog import Watchdog
 
@@ -110,7 +111,8 @@ class RemoteClient(Client):
             method = self._methods[operation.path] = self._channel.unary_unary(operation.path)
         while True:
             try:
-                data = self._begun(method, operation.request, patience.left)
+                with span(operation.path):
+                    data = self._begun(method, operation.request, patience.left)
             except grpc.RpcError as failed:
                 error = from_call(failed)
             else:
@@ -170,7 +172,7 @@ class RemoteSession(ClientSession[P]):
 
     def step(self, **changes: Any) -> P:
         self._client.ensure_open()
-        with self._mine:
+        with self._mine, span(messages.STEP):
             change = self._turns.change(changes)
             return self._persist(lambda patience: self._turn(change, patience))
 

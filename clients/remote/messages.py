@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Generic, TypeVar, cast
 
 from google.protobuf.message import DecodeError
@@ -33,6 +32,8 @@ M = TypeVar("M", bound=Any)
 _LIMITS = wire.Limits()
 _BALANCER = "/equipoise.v1.Balancer/"
 SESSION = f"{_BALANCER}Session"
+STEP = f"{SESSION}.step"
+"""What a step is called in traces."""
 
 PlanReader = Callable[[pb.Plan], P]
 
@@ -151,12 +152,7 @@ def encoded(options: Options) -> bytes:
     """Options as the second field of a request. Raises `UnsupportedError` for a backend that has no name."""
     if options.backend is not None:
         name("backend", options.backend)
-    return _encoded(options)
-
-
-@lru_cache(256)
-def _encoded(options: Options) -> bytes:
-    return b"".join(wire.field(2, [wire.options(options).SerializeToString()]))
+    return wire.options_field(options)
 
 
 def parsed(message: type[M], data: bytes) -> M:

@@ -15,7 +15,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -202,6 +202,12 @@ def _array(name: str, tensor: pb.Tensor, limits: Limits, left: int) -> NDArray[A
 def options(chosen: Options) -> pb.Options:
     """Options as a message."""
     return pb.Options(**{name: value for name, value in asdict(chosen).items() if value is not None})
+
+
+@lru_cache(256)
+def options_field(chosen: Options) -> bytes:
+    """Options as the second field of a request, which is its last."""
+    return b"".join(field(2, [options(chosen).SerializeToString()]))
 
 
 def read_options(message: pb.Options) -> Options:

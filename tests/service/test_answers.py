@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from equipoise.solvers.control import Options
 ANSWER = Outcome(b"answer")
 
 
-def spec(total: int = 24) -> pb.Document:
+def document(total: int = 24) -> pb.Document:
     task = eq.RolloutBudgets(prompts={"successes": [0, 3], "trials": [8, 8]}, total=total)
     return pb.Document.FromString(b"".join(wire.spec_fields(task)))
 
@@ -24,24 +26,48 @@ def answer(size: int) -> Answer:
     return Answer("rollout_budgets", bytes(size))
 
 
+def key(tenant: str = "a", total: int = 24, **options: Any) -> str:
+    return content_key(tenant, document(total), Options(**options))
+
+
 def test_a_key_stands_for_all_that_determines_an_answer() -> None:
-    key = content_key("a", spec(), Options())
-    assert key == content_key("a", spec(), Options(time_limit=3.0)), "a time limit determines no whole answer"
-    others = [
-        content_key("b", spec(), Options()),
-        content_key("a", spec(26), Options()),
-        *(
-            content_key("a", spec(), options)
-            for options in (
-                Options("exact"),
-                Options(backend="highs"),
-                Options(gap=0.1),
-                Options(seed=1),
-                Options(threads=2),
-            )
-        ),
+    assert key() == key(time_limit=3.0), "a time limit determines no whole answer"
+    changed: list[dict[str, Any]] = [
+        {"method": "exact"},
+        {"backend": "highs"},
+        {"gap": 0.1},
+        {"seed": 1},
+        {"threads": 2},
+        {"tenant": "b"},
+        {"total": 26},
     ]
-    assert len({key, *others}) == len(others) + 1
+    assert len({key(), *(key(**change) for change in changed)}) == len(changed) + 1
+
+
+def test_every_part_of_a_document_counts_and_the_order_of_its_tensors_does_not() -> None:
+    sent = document()
+    assert len(sent.tensors) == 2
+    turned = pb.Document(json=sent.json)
+    for name in sorted(sent.tensors, reverse=True):
+        turned.tensors[name].CopyFrom(sent.tensors[name])
+    assert content_key("a", turned, Options()) == key()
+
+    def changed(change: Callable[[pb.Document], object]) -> str:
+        other = pb.Document()
+        other.CopyFrom(sent)
+        change(other)
+        return content_key("a", other, Options())
+
+    successes = sent.tensors["prompts.successes"]
+    keys = [
+        changed(lambda other: setattr(other, "json", sent.json + " ")),
+        changed(lambda other: other.tensors["more"].CopyFrom(successes)),
+        changed(lambda other: other.tensors.pop("prompts.trials")),
+        changed(lambda other: setattr(other.tensors["prompts.trials"], "dtype", "uint64")),
+        changed(lambda other: other.tensors["prompts.trials"].shape.append(1)),
+        changed(lambda other: setattr(other.tensors["prompts.trials"], "data", successes.data)),
+    ]
+    assert len({key(), *keys}) == len(keys) + 1
 
 
 def test_the_cache_keeps_the_latest_that_fit() -> None:

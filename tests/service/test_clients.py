@@ -656,6 +656,29 @@ def test_the_trace_goes_on_at_the_service(faulty: Faulty, flavour: str) -> None:
     assert f"{span.get_span_context().trace_id:032x}" in str(within)
 
 
+def test_a_call_is_a_span_of_the_callers_trace(faulty: Faulty, flavour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import opentelemetry.trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    provider, spans = TracerProvider(), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    monkeypatch.setattr(opentelemetry.trace, "get_tracer", provider.get_tracer)
+    with connected(flavour, faulty.address) as client:
+        client.solve(experts())
+        with client.session(experts()) as session:
+            session.step(capacity=3)
+            with pytest.raises(eq.SpecError, match=r"nowhere\.npy"):
+                session.step(scores={"file": "nowhere.npy"})
+    solve, *_, good, bad = spans.get_finished_spans()
+    assert solve.name == "equipoise.v1.Balancer/Solve"
+    assert solve.context is not None
+    assert f"{solve.context.span_id:016x}" in str(faulty.seen[0].metadata.get("traceparent"))
+    assert [step.name for step in (good, bad)] == ["equipoise.v1.Balancer/Session.step"] * 2
+    assert (good.status.description, bad.status.description) == (None, "SpecError")
+
+
 def test_tls_works_both_ways(tmp_path: Path, flavour: str) -> None:
     server_side, client_side = Authority(tmp_path, "server-ca"), Authority(tmp_path, "client-ca")
     cert, key = server_side.issue("server")

@@ -241,3 +241,26 @@ def test_a_stranger_is_turned_away_before_the_body_of_his_call(tmp_path: Path) -
             next(silent.call)
         assert isinstance(caught.value, grpc.Call) and caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
         stranger.close()
+
+
+def test_a_session_ends_with_its_token(tmp_path: Path) -> None:
+    (old, digest), (_, other) = new_token(), new_token()
+    file = tmp_path / "tenants.toml"
+    file.write_text(f'[a]\ntokens = ["{digest}", "{other}"]\n')
+    with running(tmp_path, tenants=file) as server:
+        caller = Raw(server.address, old)
+        session = Conversation(caller)
+        session.open(spec())
+        assert session.step(0, total=32).WhichOneof("response") == "plan"
+        file.write_text(f'[a]\ntokens = ["{other}"]\n# the tenant stays, and one of its tokens goes\n')
+        with pytest.raises(failures.Refused) as caught:
+            _keep_stepping(session)
+        assert caught.value.reason == "TOKEN_UNKNOWN"
+        caller.close()
+
+
+def _keep_stepping(session: Conversation) -> None:
+    """For half a minute at most: the file of tenants is looked at once a second."""
+    for revision in range(1, 600):
+        session.step(revision, total=32)
+        time.sleep(0.05)
