@@ -29,6 +29,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -212,7 +213,7 @@ class Talk:
 
 def steps(client: eq.Client, channels: Channels, number: int) -> Overhead:
     """Steps of a session, each beside an echo on a stream."""
-    rng, found = np.random.default_rng(3), Overhead("step, tiny", 1.5)
+    rng, found = np.random.default_rng(3), Overhead("step", 1.5)
     spec = rollouts(rng, 16, 0)
     echo, ours = Talk(channels.echo, "/Echo/Stream"), Talk(channels.ours, messages.SESSION)
     least, read = Talk(channels.floor, "/Floor/Stream"), messages.plan_reader(spec)
@@ -265,35 +266,33 @@ def profile() -> Table:
     return table
 
 
-async def rate(work: Callable[[int], Any], seconds: float) -> float:
+async def rate(work: Callable[[], Any], seconds: float) -> float:
     """Calls per second that so many callers get answered, each asking again as soon as it has its answer."""
     done, end = 0, time.perf_counter() + seconds
 
-    async def caller(first: int) -> None:
+    async def caller() -> None:
         nonlocal done
-        number = first
         while time.perf_counter() < end:
-            await work(number)
-            number += CALLERS
+            await work()
             done += 1
 
-    await asyncio.gather(*(caller(number) for number in range(CALLERS)))
+    await asyncio.gather(*(caller() for _ in range(CALLERS)))
     return done / seconds
 
 
 async def throughput(address: str, echo_address: str, seconds: float) -> tuple[float, float]:
     """Solves per second of a tiny spec, and echoes of its request."""
     rng = np.random.default_rng(4)
-    specs = [rollouts(rng, 16, number % 97) for number in range(20_000)]
-    request = messages.solve(specs[0], Options()).request
+    specs = iter([rollouts(rng, 16, number % 97) for number in range(int(5_000 * (seconds + 1.0)))])
+    request = messages.solve(rollouts(rng, 16, 0), Options()).request
     async with eq.connect_async(address) as client, grpc.aio.insecure_channel(echo_address, options=LARGE) as channel:
         once = channel.unary_unary("/Echo/Once")
 
-        async def echo(_: int) -> None:
+        async def echo() -> None:
             await once(request)
 
-        async def solve(number: int) -> None:
-            await client.solve(specs[number % len(specs)])
+        async def solve() -> None:
+            await client.solve(next(specs))
 
         await rate(echo, 1.0)
         await rate(solve, 1.0)
@@ -402,11 +401,12 @@ def main() -> None:
         process(SERVE, folder) as (address, server),
     ):
         echo_address = f"127.0.0.1:{port}"
-        heads = ("call", "echo", "floor", "bytes", "client", "solver", *("floor", "bytes", "client"), "target")
-        table = Table(*heads, title="Overhead in ms, less the solver's time; then as multiples of the echo")
+        heads = ("call", *("echo", "floor", "bytes", "client", "solver"), *("floor", "bytes", "client"), "≤")
+        table = Table(*heads, title="Overhead in ms, less the solver's time; then as multiples of the echo", box=SIMPLE)
+        for column in table.columns:
+            column.no_wrap = True
         for column in table.columns[1:]:
             column.justify = "right"
-            column.no_wrap = True
         with (
             eq.connect(address) as client,
             grpc.insecure_channel(echo_address, options=LARGE) as echo,
@@ -415,10 +415,10 @@ def main() -> None:
         ):
             channels = Channels(echo, floor, ours)
             tiny = [rollouts(rng, 16, number % 97) for number in range(asked.calls)]
-            table.add_row(*calls(client, channels, "solve, tiny", 1.5, tiny).row())
+            table.add_row(*calls(client, channels, "tiny", 1.5, tiny).row())
             table.add_row(*steps(client, channels, asked.calls).row())
             matrices = [scores(rng) for _ in range(max(asked.calls // 10, 10))]
-            table.add_row(*calls(client, channels, "solve, 1 MiB", 1.3, matrices).row())
+            table.add_row(*calls(client, channels, "1 MiB", 1.3, matrices).row())
         console.print(table)
         if asked.profile:
             console.print(profile())
