@@ -53,14 +53,16 @@ ROUNDING = 1e-12
 
 def below(rule: str, field: str, got: NDArray[Any], least: NDArray[Any] | float) -> Iterator[Broken]:
     """A broken rule for every entry of a plan's field that is less than it must be."""
-    for place in np.argwhere(got < least).tolist():
+    bad = got < least
+    for place in np.argwhere(bad).tolist() if bad.any() else ():
         value, wanted = got[tuple(place)], np.broadcast_to(least, got.shape)[tuple(place)]
         yield Broken(rule, (field, *place), float(wanted - value), f"is {value:.10g}, must be at least {wanted:.10g}")
 
 
 def above(rule: str, field: str, got: NDArray[Any], most: NDArray[Any] | float) -> Iterator[Broken]:
     """A broken rule for every entry of a plan's field that is more than it may be."""
-    for place in np.argwhere(got > most).tolist():
+    bad = got > most
+    for place in np.argwhere(bad).tolist() if bad.any() else ():
         value, wanted = got[tuple(place)], np.broadcast_to(most, got.shape)[tuple(place)]
         yield Broken(rule, (field, *place), float(value - wanted), f"is {value:.10g}, must be at most {wanted:.10g}")
 

@@ -24,7 +24,7 @@ from .choice import SETTLED, choose, worth
 from .multiple_choice import bound, hulls
 from .rollout_groups import grouped
 from .rollout_steps import Steps, concave, steps, table
-from .rungs import COUNT, GAIN, running_product
+from .rungs import COUNT, GAIN, expected_with_both
 
 SEARCH_GAP: Final = 1e-3
 """The gap that `auto` asks for where the problem is a multiple choice."""
@@ -188,20 +188,17 @@ def _gradient_share(view: Outlook, rollouts: Integers) -> float | None:
     total = int(rollouts.sum())
     if not total:
         return 0.0
-    further = rollouts - view.seen
-    if view.alpha is None or view.beta is None:
-        no_failure, no_success = view.rate**further, rest(view.rate, further)
+    if view.alpha is not None and view.beta is not None:
+        expected = expected_with_both(view.alpha, view.beta, view.won, view.seen, rollouts)
     else:
-        no_failure, no_success = np.empty(len(further)), np.empty(len(further))
-        both = view.alpha + view.beta
-        running_product(view.alpha, both, further, no_failure)
-        running_product(view.beta, both, further, no_success)
-    if view.seen.any():
+        further = rollouts - view.seen
+        no_failure, no_success = view.rate**further, rest(view.rate, further)
         no_failure[view.won < view.seen] = 0.0
         no_success[view.won > 0] = 0.0
-    chance = 1 - no_failure - no_success
-    chance[rollouts == 0] = 0.0
-    return min(max(float(chance @ rollouts) / total, 0.0), 1.0)
+        chance = 1 - no_failure - no_success
+        chance[rollouts == 0] = 0.0
+        expected = float(chance @ rollouts)
+    return min(max(expected / total, 0.0), 1.0)
 
 
 def _notes(run: Steps) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from ...specs.rollout_worth import GVM_ALPHA, GVM_BETA
 from ..answer import ProgramInfeasible
 from ..rollout_values import Outlook, outlook
 from .budget import take
-from .rungs import BELIEF, RATE, RECIPROCAL, SUM, VIP, begin, tabulate
+from .rungs import BELIEF, RATE, RECIPROCAL, SUM, VIP, begin, beliefs, tabulate
 
 BLOCK: Final = 2**20
 """Values that are tabulated between two looks at the clock: some 60 ms."""
@@ -119,6 +119,9 @@ def _within_reach(spec: RolloutBudgets, start: Integers, most: int) -> int:
 def _curve(spec: RolloutBudgets, view: Outlook) -> tuple[int, Floats]:
     """The law of the marginal values and its numbers, a row per prompt."""
     curve = np.zeros((len(spec.prompts), 5))
+    if spec.value == "posterior" and view.alpha is not None and view.beta is not None:
+        beliefs(view.alpha, view.beta, view.won, view.seen, curve)
+        return BELIEF, curve
     rate = np.zeros(len(curve)) if view.rate is None else view.rate
     if spec.value in LAWS:
         norm = spec.prompts.gradient_norm
@@ -129,20 +132,13 @@ def _curve(spec: RolloutBudgets, view: Outlook) -> tuple[int, Floats]:
         else:
             curve[:, 0] = weight * rate * (1 - rate) * (4.0 if spec.value == "vip" else 1.0)
         return LAWS[spec.value], curve
-    if spec.value == "posterior" and view.alpha is not None and view.beta is not None:
-        law, a, b = BELIEF, view.alpha, view.beta
-        total = a + b
-        shared = a * b * (b + 1) / (total * (total + 1) * (total + 2) * (total + 3))
-        columns = (shared * (b + 2), shared * (a + 1), a + 1, b + 2, total + 4)
-    else:
-        law, wrong = RATE, 1 - rate
-        columns = (rate * wrong**3, rate**2 * wrong**2, rate, wrong, 1.0)
-    for place, column in enumerate(columns):
+    wrong = 1 - rate
+    for place, column in enumerate((rate * wrong**3, rate**2 * wrong**2, rate, wrong, 1.0)):
         curve[:, place] = column
     if spec.prompts.drawn is not None:
         curve[view.won < view.seen, 0] = 0.0  # a failure is there already: further successes reveal nothing
         curve[view.won > 0, 1] = 0.0
-    return law, curve
+    return RATE, curve
 
 
 def table(run: Steps, top: Integers, look: Callable[[], None]) -> Floats:

@@ -24,7 +24,6 @@ from ..machine import (
     none,
     out_integer_table,
     out_real_table,
-    out_reals,
     real,
     real_table,
     reals,
@@ -164,13 +163,41 @@ def tabulate(
                 take_rung(law, step, seen, curve, state, place, item)
 
 
-@compiled(none(reals, reals, integers, out_reals))
-def running_product(start: Floats, total: Floats, further: Integers, product: Floats) -> None:
-    """(items,) Π_{j < further} (start + j)/(total + j)."""
-    for item in range(len(start)):
-        worth = 1.0
-        for unit in range(further[item]):
-            worth *= (start[item] + unit) / (total[item] + unit)
-            if worth == 0.0:
-                break
-        product[item] = worth
+@compiled(none(reals, reals, integers, integers, out_real_table))
+def beliefs(alpha: Floats, beta: Floats, won: Integers, seen: Integers, curve: Floats) -> None:
+    """The curves of `BELIEF`, under beliefs of which `won` out of `seen` draws of the step are a part."""
+    for item in range(len(alpha)):
+        a, b = alpha[item], beta[item]
+        total = a + b
+        shared = a * b * (b + 1.0) / (total * (total + 1.0) * (total + 2.0) * (total + 3.0))
+        # Where a failure is there already, further successes reveal nothing; and the other way round.
+        curve[item, 0] = 0.0 if won[item] < seen[item] else shared * (b + 2.0)
+        curve[item, 1] = 0.0 if won[item] > 0 else shared * (a + 1.0)
+        curve[item, 2], curve[item, 3], curve[item, 4] = a + 1.0, b + 2.0, total + 4.0
+
+
+@compiled(real(real, real, integer))
+def _run(start: float, total: float, further: int) -> float:
+    """Π_{j < further} (start + j)/(total + j)."""
+    product = 1.0
+    for unit in range(further):
+        product *= (start + unit) / (total + unit)
+        if product == 0.0:
+            break
+    return product
+
+
+@compiled(real(reals, reals, integers, integers, integers))
+def expected_with_both(alpha: Floats, beta: Floats, won: Integers, seen: Integers, counts: Integers) -> float:
+    """Units expected in items with both outcomes: Σ counts·P(both), a run of one outcome having the probability
+    Π_{j < further} (α + j)/(α + β + j)."""
+    expected = 0.0
+    for item in range(len(alpha)):
+        further, chance = counts[item] - seen[item], 1.0
+        if won[item] == seen[item]:
+            chance -= _run(alpha[item], alpha[item] + beta[item], further)
+        if won[item] == 0:
+            chance -= _run(beta[item], alpha[item] + beta[item], further)
+        if counts[item] > 0:
+            expected += chance * counts[item]
+    return expected
