@@ -57,6 +57,7 @@ def test_type_checkers_see_the_names_that_are_there() -> None:
 FOLDERS = {
     "specs": set(),
     "solvers": {"specs"},
+    "kernels": set(),
     "clients": {"specs", "solvers", "server", "kernels", "clients"},
 }
 
