@@ -27,7 +27,7 @@ def parser(description: str, out: str) -> argparse.ArgumentParser:
     flags.add_argument("--server", metavar="ADDRESS", help="solve at this service instead of in this process")
     flags.add_argument("--seeds", type=int, default=3, help="runs, with seeds 0, 1, …")
     flags.add_argument("--device", default="cpu", help="where torch computes, such as cuda")
-    flags.add_argument("--out", type=Path, default=Path(out), help="the plot that is written, .png or .svg")
+    flags.add_argument("--out", type=Path, default=Path("build", out), help="the plot that is written, .png or .svg")
     return flags
 
 
