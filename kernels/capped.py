@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .checks import Inputs, whole
+from .choice import uses_triton
 from .order import best, comparable, ordered_keys, places, reduced_scores
 
 ROUNDS = 16
@@ -184,6 +185,10 @@ def _nothing(flags: Tensor) -> bool:
 
 def _kept(experts: Tensor, claim: Tensor, there: Tensor, places: Tensor) -> Tensor:
     """Which proposals the experts keep: the largest claims, of equals the earlier token, as many as have room."""
+    if uses_triton(claim):
+        from . import triton_capped
+
+        return triton_capped.kept(claim, experts, there, places)
     count = len(places)
     target = experts.where(there, count).flatten()
     sorting = (target << 32) + (2**31 - 1 - ordered_keys(claim).flatten().long())

@@ -52,7 +52,7 @@ def _column_digits(
 
 
 @triton.jit
-def _narrowed(counts, prefix, rank, WIDTH: tl.constexpr):
+def narrowed(counts, prefix, rank, WIDTH: tl.constexpr):
     """The prefix with the digit of the claim that `rank` − 1 others precede, and its rank among those that share it."""
     above = tl.cumsum(counts, 0, reverse=True)  # claims with this digit or a larger one
     digit = tl.maximum(tl.sum((above >= rank).to(tl.int32), 0) - 1, 0)
@@ -73,15 +73,15 @@ def _column_prices(
     )
     callers = tl.sum(counts, 0)
     room = tl.load(places + expert)
-    prefix, rank = _narrowed(counts, prefix, tl.maximum(tl.minimum(room, callers - 1), 0) + 1, 11)
+    prefix, rank = narrowed(counts, prefix, tl.maximum(tl.minimum(room, callers - 1), 0) + 1, 11)
     counts = _column_digits(
         scores, thresholds, valid, expert, prefix, tokens, token_stride, expert_stride, 10, 11, VALID, WIDE, CHUNK
     )
-    prefix, rank = _narrowed(counts, prefix, rank, 11)
+    prefix, rank = narrowed(counts, prefix, rank, 11)
     counts = _column_digits(
         scores, thresholds, valid, expert, prefix, tokens, token_stride, expert_stride, 0, 10, VALID, WIDE, CHUNK
     )
-    prefix, rank = _narrowed(counts, prefix, rank, 10)
+    prefix, rank = narrowed(counts, prefix, rank, 10)
     found = floats((prefix ^ 0x80000000).to(tl.int32, bitcast=True))
     if CLIP:
         price = tl.where(callers <= room, 0.0, tl.maximum(found, 0.0))

@@ -43,7 +43,7 @@ def _count(experts, counts, slots, count, blocks, SLOTS: tl.constexpr):
 
 
 @triton.jit
-def _number(experts, ends, places, rows, slots, count, blocks, SLOTS: tl.constexpr):
+def _number(experts, ends, places, rows, order, slots, count, blocks, ORDER: tl.constexpr, SLOTS: tl.constexpr):
     lane = tl.arange(0, SLOTS)
     slot = tl.program_id(0) * SLOTS + lane
     bucket = _bucket(experts, slot, slots, count)
@@ -51,6 +51,8 @@ def _number(experts, ends, places, rows, slots, count, blocks, SLOTS: tl.constex
     end = tl.load(ends + bucket.to(tl.int64) * blocks + tl.program_id(0), mask=slot < slots, other=0)
     row = end - tl.sum(later.to(tl.int32), 1)
     tl.store(rows + slot, row, mask=slot < slots)
+    if ORDER:
+        tl.store(order + row, slot, mask=slot < slots)
     tl.store(places + slot, tl.where(bucket < count, row, -1).to(tl.int64), mask=slot < slots)
 
 
@@ -146,7 +148,7 @@ def _clear(rows, named, count, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: t
 def dispatch(x: Tensor, experts: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Rows, offsets and places."""
     tokens, slots = experts.shape
-    offsets, places, lines = _positions(experts, count)
+    offsets, places, lines, _ = positions(experts, count, order=False)
     rows = x.new_empty((tokens * slots, x.shape[1]))
     if rows.numel():
         x = _packed(x)
@@ -197,20 +199,25 @@ def combine_backward(grad: Tensor, rows: Tensor, place: Tensor, weights: Tensor)
     return into_rows, into_weights
 
 
-def _positions(experts: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(count,) int32 ends, (tokens, k) int64 rows or −1, (tokens, k) int32 rows, empty slots behind the last end."""
+def positions(experts: Tensor, count: int, order: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where slots go that are put together by expert, empty ones behind the others.
+
+    Returns (count,) int32 ends, (tokens, k) int64 rows or −1 where empty, (tokens, k) int32 rows, and, if `order`,
+    (tokens · k,) int32 the slot of each row.
+    """
     device, slots = experts.device, experts.numel()
     places = torch.empty(experts.shape, dtype=torch.int64, device=device)
     lines = torch.empty(experts.shape, dtype=torch.int32, device=device)
+    slot = torch.empty_like(lines.flatten()) if order else lines
     if not slots:
-        return torch.zeros(count, dtype=torch.int32, device=device), places, lines
+        return torch.zeros(count, dtype=torch.int32, device=device), places, lines, slot
     experts = experts.contiguous()
     blocks = triton.cdiv(slots, _SLOTS)
     counts = torch.zeros((count + 1, blocks), dtype=torch.int32, device=device)
     _count[(blocks,)](experts, counts, slots, count, blocks, SLOTS=_SLOTS, **_LAUNCH)
     ends = counts.flatten().cumsum(0, dtype=torch.int32).view(count + 1, blocks)
-    _number[(blocks,)](experts, ends, places, lines, slots, count, blocks, SLOTS=_SLOTS, **_LAUNCH)
-    return ends[:count, -1].contiguous(), places, lines
+    _number[(blocks,)](experts, ends, places, lines, slot, slots, count, blocks, ORDER=order, SLOTS=_SLOTS, **_LAUNCH)
+    return ends[:count, -1].contiguous(), places, lines, slot
 
 
 def _tile(rows: Tensor) -> tuple[int, int]:

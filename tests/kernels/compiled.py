@@ -15,7 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from equipoise.kernels import triton_permutation, triton_routing
+from equipoise.kernels import triton_capped, triton_permutation, triton_routing
 
 HOPPER = GPUTarget("cuda", 90, 32)
 SHARED = 227 * 1024  # bytes of shared memory that a program may have there
@@ -53,13 +53,15 @@ def tensor(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 def routing(tokens: int, experts: int, k: int, dtype: torch.dtype) -> None:
-    """All that `triton_routing` launches."""
+    """All that `triton_routing` and `triton_capped` launch."""
     scores, prices = tensor(tokens, experts, dtype=dtype), tensor(experts)
     valid = tensor(tokens, dtype=torch.bool) if dtype == torch.float32 else None
     triton_routing.best(tensor(tokens, experts), min(experts, 48))
     places = tensor(experts, dtype=torch.int64)
     triton_routing.topk_route(scores, prices, k, valid)
     triton_routing.quantile_prices(scores, prices, places, k, 1, valid, clip=dtype == torch.float32)
+    claim, asked = tensor(tokens, k), tensor(tokens, k, dtype=torch.int64)
+    triton_capped.kept(claim, asked, tensor(tokens, k, dtype=torch.bool), places)
     prefix = tensor(experts, dtype=torch.int32)
     triton_routing.claim_histogram(scores, tensor(tokens), prefix, 21, 11, valid)
     triton_routing.digit_histogram(tensor(tokens, experts, dtype=torch.int32), prefix, 4, 8, valid)

@@ -1,11 +1,12 @@
 """Triton's kernels on the CPU, by Triton's interpreter, against torch's operators; `test_triton` runs this file.
 
-Integers and chosen floats must be the same bits. Sums over slots and dot products over the width may differ by some
-roundings of their dtype, which `assert_close` allows.
+With `EQUIPOISE_TEST_DEVICE=cuda` and without the interpreter, the same on a GPU, against torch on the CPU. Integers and
+chosen floats must be the same bits; sums over slots and dot products over the width may differ by `ROUNDING`.
 """
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -15,13 +16,30 @@ import pytest
 import torch
 from torch import Tensor
 
-from equipoise.kernels import choice, order, permutation, routing, selection, triton_permutation, triton_routing
+from equipoise.kernels import (
+    capped,
+    choice,
+    order,
+    permutation,
+    routing,
+    selection,
+    triton_capped,
+    triton_permutation,
+    triton_routing,
+)
 from equipoise.kernels.order import comparable, ordered_keys
 
 from .routing_cases import Case, random_case
 
 torch.set_num_threads(1)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+DEVICE = os.environ.get("EQUIPOISE_TEST_DEVICE", "cpu")
+ROUNDING = {  # relative and absolute
+    torch.float32: (1e-5, 1e-4),
+    torch.bfloat16: (1.6e-2, 1e-2),
+    torch.float16: (2e-3, 2e-3),
+    torch.float64: (1e-12, 1e-12),
+}
 SIGN = -(2**31)
 SHAPES = {  # tokens, width, slots, experts, share of slots left unfilled
     "usual": (57, 6, 3, 8, 0.2),
@@ -55,6 +73,18 @@ def by_torch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return call
 
 
+def launched(launcher: Callable[..., Any], *given: Any, **options: Any) -> Any:
+    """What a launcher makes of tensors on the device, back on the CPU."""
+    made = launcher(*(one.to(DEVICE) if isinstance(one, Tensor) else one for one in given), **options)
+    return made.cpu() if isinstance(made, Tensor) else tuple(one.cpu() for one in made)
+
+
+def close(got: Tensor, want: Tensor) -> None:
+    """The same up to rounding."""
+    relative, absolute = ROUNDING[want.dtype]
+    torch.testing.assert_close(got, want, rtol=relative, atol=absolute)
+
+
 def scores_of(case: Case, dtype: torch.dtype, seed: int) -> Tensor:
     """The scores of a task, some of them +inf."""
     scores = case.tensor(dtype)
@@ -74,7 +104,7 @@ def test_routes_are_those_of_torch(seed: int, by_torch: Callable[..., Any]) -> N
     case, dtype = random_case(seed), DTYPES[seed % 4]
     scores, prices, valid = scores_of(case, dtype, seed), prices_for(case, dtype, seed), case.flags()
     want = by_torch(routing.topk_route, scores, prices, case.k, valid)
-    assert torch.equal(triton_routing.topk_route(scores, prices, case.k, valid), want)
+    assert torch.equal(launched(triton_routing.topk_route, scores, prices, case.k, valid), want)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -82,7 +112,7 @@ def test_the_best_of_rows_are_those_of_torch(seed: int, by_torch: Callable[..., 
     case = random_case(seed)
     value = comparable(case.tensor(DTYPES[seed % 4]), case.flags())
     for count in range(1, value.shape[1] + 1):
-        assert torch.equal(triton_routing.best(value, count), by_torch(order.best, value, count))
+        assert torch.equal(launched(triton_routing.best, value, count), by_torch(order.best, value, count))
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -96,9 +126,9 @@ def test_thresholds_are_the_next_best_of_each_row(seed: int) -> None:
         ranked = ranked if len(ranked) else value.new_zeros(1)
         want.append(ranked[[min(case.k, len(ranked)) - 1, min(case.k, len(ranked) - 1)]])
     last_in, first_out = (torch.stack(want) if want else value.new_zeros(0, 2)).unbind(1)
-    got = triton_routing.row_thresholds(scores, prices, case.k, valid)
+    got = launched(triton_routing.row_thresholds, scores, prices, case.k, valid)
     assert got.dtype == value.dtype and torch.equal(got, first_out)
-    got = triton_routing.row_thresholds(scores, prices, case.k, valid, middle=True)
+    got = launched(triton_routing.row_thresholds, scores, prices, case.k, valid, middle=True)
     assert torch.equal(got, (last_in + first_out) / 2)
 
 
@@ -109,7 +139,7 @@ def test_prices_are_those_of_torch(seed: int, clip: bool, by_torch: Callable[...
     scores, start, valid = scores_of(case, dtype, seed), prices_for(case, dtype, seed), case.flags()
     capacity = torch.tensor(case.capacity)
     want = by_torch(routing.quantile_prices, scores, case.k, capacity, start, 2, valid, clip)
-    got = triton_routing.quantile_prices(scores, start, capacity, case.k, 2, valid, clip)
+    got = launched(triton_routing.quantile_prices, scores, start, capacity, case.k, 2, valid, clip)
     assert got.dtype == want.dtype and torch.equal(got, want)
 
 
@@ -119,10 +149,10 @@ def test_many_tokens_and_experts_take_several_programs(experts: int, by_torch: C
     scores = torch.randn(tokens, experts, generator=torch.Generator().manual_seed(3))
     prices, capacity = torch.linspace(0, 1, experts), torch.full((experts,), 2 * tokens // experts)
     want = by_torch(routing.quantile_prices, scores, 2, capacity, prices)
-    assert torch.equal(triton_routing.quantile_prices(scores, prices, capacity, 2, 1, None, True), want)
+    assert torch.equal(launched(triton_routing.quantile_prices, scores, prices, capacity, 2, 1, None, True), want)
     keys, prefix = ordered_keys(scores) ^ SIGN, torch.zeros(experts, dtype=torch.int32)
     want = by_torch(selection.digit_histogram, keys, prefix, 21, 11)
-    assert torch.equal(triton_routing.digit_histogram(keys, prefix, 21, 11, None), want)
+    assert torch.equal(launched(triton_routing.digit_histogram, keys, prefix, 21, 11, None), want)
 
 
 @pytest.mark.parametrize(("shift", "bits"), [(21, 11), (10, 11), (0, 10), (16, 16), (31, 1), (4, 8)])
@@ -134,7 +164,7 @@ def test_histograms_are_those_of_torch(shift: int, bits: int, padded: bool, by_t
     top = (keys[7] >> (shift + bits)) & (2 ** (32 - shift - bits) - 1) if shift + bits < 32 else 0 * keys[7]
     valid = torch.rand(90, generator=generator) < 0.6 if padded else None
     want = by_torch(selection.digit_histogram, keys, top, shift, bits, valid)
-    got = triton_routing.digit_histogram(keys, top, shift, bits, valid)
+    got = launched(triton_routing.digit_histogram, keys, top, shift, bits, valid)
     assert got.dtype == torch.int32 and torch.equal(got, want)
 
 
@@ -149,7 +179,22 @@ def test_claims_are_counted_without_being_made(seed: int, by_torch: Callable[...
     lost = (value == -torch.inf).sum(0)
     want = by_torch(selection.digit_histogram, keys, prefix, 21, 11)
     want[:, 3] -= lost.int()  # the digit of −inf: its sign's bits turned over, and the exponent's
-    assert torch.equal(triton_routing.claim_histogram(scores, thresholds, prefix, 21, 11, valid), want)
+    assert torch.equal(launched(triton_routing.claim_histogram, scores, thresholds, prefix, 21, 11, valid), want)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("tokens", [0, 1, 30, 700])
+def test_kept_proposals_are_those_of_torch(tokens: int, tied: bool, by_torch: Callable[..., Any]) -> None:
+    generator = torch.Generator().manual_seed(tokens)
+    for count in (1, 2, 5):
+        experts = torch.randint(0, count, (tokens, 3), generator=generator)
+        claim = torch.randn(tokens, 3, generator=generator)
+        claim = claim.mul(2).round() if tied else claim
+        claim[torch.rand(tokens, 3, generator=generator) < 0.1] = torch.inf
+        there = torch.rand(tokens, 3, generator=generator) < 0.7
+        places = torch.randint(0, 3 * tokens // count + 2, (count,), generator=generator)
+        want = by_torch(capped._kept, experts, claim, there, places)
+        assert torch.equal(launched(triton_capped.kept, claim, experts, there, places), want)
 
 
 def drawn(name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
@@ -169,7 +214,7 @@ def test_dispatched_rows_are_those_of_torch(name: str, dtype: torch.dtype, by_to
     x, experts, _, _, count = drawn(name, dtype)
     want = by_torch(permutation.dispatch, x, experts, count)
     for given in (experts, experts.int(), experts.t().contiguous().t()):
-        for got, wanted in zip(triton_permutation.dispatch(x, given, count), want, strict=True):
+        for got, wanted in zip(launched(triton_permutation.dispatch, x, given, count), want, strict=True):
             assert got.dtype == wanted.dtype and torch.equal(got, wanted)
 
 
@@ -183,30 +228,33 @@ def test_combined_rows_and_their_gradients_are_those_of_torch(
     rows = torch.where(torch.arange(len(rows))[:, None] < (place >= 0).sum(), rows + 0.5, torch.nan)  # none is read
     for factors in (weights, weights.to(dtype)):
         want = by_torch(permutation.combine, rows, place, factors)
-        got = triton_permutation.combine(rows, place, factors)
+        got = launched(triton_permutation.combine, rows, place, factors)
         assert got.dtype == dtype
-        torch.testing.assert_close(got, want)
+        close(got, want)
         wanted = by_torch(permutation._combine_backward, grad, rows, place, factors)
-        for one, other in zip(triton_permutation.combine_backward(grad, rows, place, factors), wanted, strict=True):
-            assert one.dtype == other.dtype
-            torch.testing.assert_close(one, other)
+        for one, other in zip(
+            launched(triton_permutation.combine_backward, grad, rows, place, factors), wanted, strict=True
+        ):
+            close(one, other)
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="a device's assertion ends its process")
 def test_a_row_of_two_slots_is_refused_on_the_way_back() -> None:
     rows, place = torch.ones(3, 2), torch.tensor([[0, 2], [2, -1]])
     with pytest.raises(ValueError, match="must not name a row twice"):
-        triton_permutation.combine_backward(torch.ones(2, 2), rows, place, torch.ones(2, 2))
+        launched(triton_permutation.combine_backward, torch.ones(2, 2), rows, place, torch.ones(2, 2))
 
 
 class Called(Exception):
     """A kernel's launcher was reached."""
 
 
-X, TOP = torch.zeros(4, 3), torch.zeros(4, 2, dtype=torch.int64)
+X, TOP = torch.zeros(4, 3, device=DEVICE), torch.zeros(4, 2, dtype=torch.int64, device=DEVICE)
 OPERATORS: dict[str, tuple[str, Callable[[], Any]]] = {
     "topk_route": ("triton_routing.topk_route", lambda: routing.topk_route(X, X[0], 2)),
     "quantile_prices": ("triton_routing.quantile_prices", lambda: routing.quantile_prices(X, 2, 4)),
     "capped_route": ("triton_routing.best", lambda: routing.capped_route(X, X[0], 2, 4)),
+    "capped_route, what is kept": ("triton_capped.kept", lambda: routing.capped_route(X, X[0], 2, 4)),
     "interior_prices": ("triton_routing.row_thresholds", lambda: routing.interior_prices(X, 2, 4)),
     "digit_histogram": (
         "triton_routing.digit_histogram",

@@ -13,7 +13,7 @@ import torch
 from equipoise.kernels import choice
 
 HERE = Path(__file__).parent
-SECONDS = 120
+SECONDS = 300
 
 
 def python(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -27,8 +27,10 @@ def python(*arguments: str, folder: Path, **environment: str) -> subprocess.Comp
 
 
 def test_the_interpreter_finds_every_kernel_equal_to_torch(tmp_path: Path) -> None:
-    options = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", str(HERE / "interpreted.py"))
-    done = python(*options, folder=tmp_path, TRITON_INTERPRET="1", EQUIPOISE_KERNELS="triton")
+    files = [str(HERE / name) for name in ("interpreted.py", "test_routing.py", "test_permutation.py")]
+    slow = "not (second_order or same_bits)"  # thousands of launches, of what the other tests launch too
+    options = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", slow)
+    done = python(*options, *files, folder=tmp_path, TRITON_INTERPRET="1", EQUIPOISE_KERNELS="triton")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
 
@@ -36,6 +38,13 @@ def test_the_interpreter_finds_every_kernel_equal_to_torch(tmp_path: Path) -> No
 def test_every_kernel_compiles_for_hopper(tmp_path: Path) -> None:
     done = python(str(HERE / "compiled.py"), folder=tmp_path, TRITON_INTERPRET="0")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is at hand")
+def test_a_gpu_finds_every_kernel_equal_to_torch(tmp_path: Path) -> None:
+    options = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", str(HERE / "interpreted.py"))
+    done = python(*options, folder=tmp_path, TRITON_INTERPRET="0", EQUIPOISE_TEST_DEVICE="cuda")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
 def test_importing_the_operators_does_not_import_triton(tmp_path: Path) -> None:
