@@ -19,21 +19,22 @@ import numpy as np
 
 from ..solvers.control import Options
 from .protocol import equipoise_pb2 as pb
+from .protocol import wire
 
 TENANTS_FULL = 8
 """Tenants whose answers fill the room of each before the largest have to give way to others."""
 
 
-def content_key(tenant: str, document: pb.Document, options: Options) -> str:
+def content_key(tenant: str, document: pb.Document, options: Options, limits: wire.Limits | None = None) -> str:
     """SHA-256 of all that determines an answer, time limits aside.
 
     The spec counts as it was sent, in whichever order its tensors came: what would come to the same once it is read
-    is not read to find out.
+    is not read to find out. limits: what it may hold, so that no stored answer stands for what would now be refused.
     """
     chosen = (options.method, options.backend, options.gap, options.seed, options.threads)
     tensors = [(name, document.tensors[name]) for name in sorted(document.tensors)]
     heads = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors]
-    state = hashlib.sha256(repr((tenant, chosen, _versions(), document.json, heads)).encode())
+    state = hashlib.sha256(repr((tenant, chosen, limits, _versions(), document.json, heads)).encode())
     for _, tensor in tensors:
         data = tensor.data
         state.update(len(data).to_bytes(8))

@@ -197,9 +197,7 @@ class Engine:
     async def check(self, call: Call, request: bytes) -> bytes:
         """The serialised CheckResponse of a worker process. Raises as `search` does."""
         with self.searches.taking("Check", len(request)) as work, self.telemetry.span("check", call.trace):
-            started = time.perf_counter()
-            response = await self.workers.check(request, within=self.within(call))
-            work.seconds = time.perf_counter() - started
+            response, work.seconds = await self.workers.check(request, within=self.within(call))
             return response
 
     def within(self, call: Call) -> float:
@@ -233,7 +231,7 @@ class Engine:
         with self.telemetry.span("validate", call.trace):
             message = parsed(pb.SolveRequest, raw)
             options = self.options(call, message.options)
-            key = content_key(call.tenant.name, message.spec, options)
+            key = content_key(call.tenant.name, message.spec, options, self.limits(call))
             if (stored := self._cache.get(call.tenant.name, key)) is not None:
                 call.kind = stored.kind
                 self.telemetry.repeated("cached")

@@ -74,7 +74,7 @@ class JobsService:
             name=spec.name or "",
             request=pb.SolveRequest(spec=message.spec, options=message.options).SerializeToString(),
             fingerprint=_fingerprint(spec, options),
-            content=content_key(call.tenant.name, message.spec, options),
+            content=content_key(call.tenant.name, message.spec, options, self._engine.limits(call)),
             idempotency_key=key,
         )
 

@@ -200,14 +200,20 @@ class Tenants:
 
     def renewal(self, metadata: Metadata | None) -> Callable[[], None]:
         """For a call that lasts: raises `Refused` once its token has been withdrawn."""
-        seen = self._tokens
+        seen: object = None
+        tenant: Tenant | None = None
 
         def renew() -> None:
-            nonlocal seen
-            if seen is not self._tokens:  # the file has been read again
-                self.authenticate(metadata)
-                seen = self._tokens
+            nonlocal seen, tenant
+            now = self._tokens  # before it is used: the file may be read again meanwhile
+            if seen is now:
+                return
+            found = self.authenticate(metadata)
+            if tenant is not None and found is not tenant:
+                raise _unauthenticated("TOKEN_MOVED", "the token is another tenant's now: call again")
+            seen, tenant = now, found
 
+        renew()
         return renew
 
     def refresh(self) -> None:

@@ -27,7 +27,8 @@ BUSY = 1.0
 
 @dataclass(order=True)
 class Task:
-    """A request that waits for a worker or is with one; sorts by who comes first. kind: SOLVE or CHECK."""
+    """A request that waits for a worker or is with one; sorts by who comes first. kind: SOLVE or CHECK. seconds: how
+    long a worker had it."""
 
     priority: int
     number: int
@@ -36,6 +37,7 @@ class Task:
     report: Report | None = field(compare=False)
     answer: asyncio.Future[bytes] = field(compare=False)
     kind: Kind = field(compare=False, default=Kind.SOLVE)
+    seconds: float = field(compare=False, default=0.0)
     worker: WorkerProcess | None = field(compare=False, default=None)
     again: bool = field(compare=False, default=False)
 

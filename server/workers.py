@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import time
 from collections.abc import Callable
 
 import structlog
@@ -23,6 +24,9 @@ from .worker_process import Report, WorkerLost, WorkerProcess, WorkerSettings
 
 FREED = 0.15
 """Seconds that a worker has to stop when its caller is gone."""
+CHECKED = 2.0
+"""Seconds that a check may run on whose caller is gone: nothing stops it but the end of its worker, and another takes
+about as long to start."""
 BACKOFF = 0.1, 30.0
 """Seconds between the starts of a worker that does not live: at first, and at most; twice as long each time."""
 STEADY = 10.0
@@ -145,9 +149,11 @@ class Workers:
             if stopping is not None:
                 stopping.cancel()
 
-    async def check(self, request: bytes, *, within: float | None = None) -> bytes:
-        """The serialised CheckResponse to a serialised CheckRequest. Raises as `solve` does."""
-        return await self._answer(self._task(Kind.CHECK, request, within, CALLERS, None))
+    async def check(self, request: bytes, *, within: float | None = None) -> tuple[bytes, float]:
+        """The serialised CheckResponse to a serialised CheckRequest, and the seconds that a worker had it. Raises as
+        `solve` does."""
+        task = self._task(Kind.CHECK, request, within, CALLERS, None)
+        return await self._answer(task), task.seconds
 
     def _task(self, kind: Kind, request: bytes, within: float | None, priority: int, progress: Report | None) -> Task:
         loop = asyncio.get_running_loop()
@@ -166,7 +172,7 @@ class Workers:
             return await task.answer
         except asyncio.CancelledError:
             if task.worker is not None:
-                task.worker.hurry(FREED)
+                task.worker.hurry(FREED if task.kind == Kind.SOLVE else CHECKED)
             self._leave_line(task, "the caller has left")
             raise
         finally:
@@ -182,7 +188,7 @@ class Workers:
 
     def _leave_line(self, task: Task, why: str) -> None:
         if self._line.leave(task):
-            task.fail(SolveTimeout(f"no plan: {why}"))
+            task.fail(SolveTimeout(f"no {'plan' if task.kind == Kind.SOLVE else 'answer'}: {why}"))
 
     def _interrupt(self, task: Task) -> None:
         if task.worker is not None:
@@ -235,11 +241,12 @@ class Workers:
 
     async def _serve(self, task: Task, worker: WorkerProcess) -> None:
         error: Exception | None = None
-        answer = b""
+        answer, began = b"", time.perf_counter()
         try:
             answer = await worker.ask(task.kind, task.request, task.deadline, task.report)
         except Exception as raised:
             error = raised
+        task.seconds = time.perf_counter() - began
         self._line.ended(task)
         if isinstance(error, WorkerLost):
             self._note_loss(worker, str(error))

@@ -166,15 +166,16 @@ def _slim(document: Mapping[str, Any], prefix: str, tensors: dict[str, NDArray[A
     return slim
 
 
-def attach(document: dict[str, Any] | list[Any], tensors: Mapping[str, NDArray[Any]], depth: int = 32) -> int:
-    """The inverse of `detach`, in place, for a document as JSON gives it. Returns how many values its lists hold.
+def attach(document: dict[str, Any] | list[Any], tensors: dict[str, NDArray[Any]], depth: int = 32) -> int:
+    """The inverse of `detach`, in place, for a document as JSON gives it; arrays leave `tensors` for their one place.
+    Returns how many values the lists of the document hold.
 
     Raises `SpecError` for an array that is not there, and where the document is nested deeper than any spec.
     """
     if not depth:
         raise SpecError("the document is nested too deeply")
     if isinstance(document, list):
-        return len(document) + sum(attach(entry, tensors, depth - 1) for entry in document if type(entry) in _NESTED)
+        return len(document) + sum(attach(entry, {}, depth - 1) for entry in document if type(entry) in _NESTED)
     count = 0
     for key, entry in document.items():
         if type(entry) not in _NESTED:
@@ -182,8 +183,8 @@ def attach(document: dict[str, Any] | list[Any], tensors: Mapping[str, NDArray[A
         if len(entry) == 1 and type(entry) is dict and _TENSOR in entry:
             name = entry[_TENSOR]
             if not isinstance(name, str) or name not in tensors:
-                raise SpecError(f"the tensor {name!r:.60} is not there")
-            document[key] = tensors[name]
+                raise SpecError(f"the tensor {name!r:.60} is not there, or has another place already")
+            document[key] = tensors.pop(name)
         else:
             count += attach(entry, tensors, depth - 1)
     return count
@@ -239,7 +240,10 @@ def _attached(file: Path) -> Any:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         document = json.loads(text, parse_constant=lambda name: refuse_constant(name, str(file)))
         if isinstance(document, dict):
-            attach(document, tensors)
+            try:
+                attach(document, tensors)
+            except SpecError as error:
+                raise SpecError(f"{file}: {error}") from None
         return document
     except RecursionError:
         raise SpecError(f"{file}: is nested too deeply") from None

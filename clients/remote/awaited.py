@@ -188,8 +188,9 @@ class AsyncRemoteSession(AsyncSession[P]):
 
     async def _turn(self, change: Change[P], patience: Patience) -> P:
         await self._open(patience)
+        request = self._turns.step(change)
         with self._turns.on_the_wire():
-            answer = await self._ask(self._turns.step(change), patience)
+            answer = await self._ask(request, patience)
         return self._turns.answered(answer, change)
 
     async def _open(self, patience: Patience) -> None:

@@ -196,8 +196,9 @@ class RemoteSession(ClientSession[P]):
 
     def _turn(self, change: Change[P], patience: Patience) -> P:
         self._open(patience)
+        request = self._turns.step(change)
         with self._turns.on_the_wire():
-            answer = self._ask(self._turns.step(change), patience)
+            answer = self._ask(request, patience)
         return self._turns.answered(answer, change)
 
     def _open(self, patience: Patience) -> None:

@@ -12,7 +12,7 @@ _NOTHING = nullcontext()
 def span(rpc: str) -> AbstractContextManager[None]:
     """A span around one attempt of a call, which the span of the service then belongs to."""
     # Unless that is imported nobody can see a span.
-    return _span(rpc.lstrip("/")) if "opentelemetry.trace" in sys.modules else _NOTHING
+    return _span(rpc.lstrip("/")) if sys.modules.get("opentelemetry.trace") else _NOTHING
 
 
 @contextmanager

@@ -7,6 +7,7 @@ repeats the step; the certificate of the plan tells.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -61,6 +62,7 @@ class Turns(Generic[P]):
     def __init__(self, spec: Spec[P], options: Options, timeout: float | None, default: float) -> None:
         self._spec = kept(spec)
         self._accepted = dict[str, Any]()
+        self._both = threading.Lock()  # whoever reads the spec may be another thread
         self.restarts = 0
         self.ready = False
         self.closed = False
@@ -79,10 +81,10 @@ class Turns(Generic[P]):
     @property
     def spec(self) -> Spec[P]:
         """The task as both sides know it."""
-        if self._accepted:
-            self._spec = self._spec.replaced(self._accepted, Folder(None))
-            self._accepted = {}
-        return self._spec
+        with self._both:
+            if self._accepted:
+                self._spec, self._accepted = self._spec.replaced(self._accepted, Folder(None)), {}
+            return self._spec
 
     def change(self, changes: dict[str, Any]) -> Change[P]:
         """What a step is to say. Numbers and arrays go out as they are: the service validates them, and once is
@@ -136,10 +138,11 @@ class Turns(Generic[P]):
             if response.revision != self._revision + 1:
                 raise lost(f"the service is at step {response.revision}, this client at {self._revision + 1}")
         self._revision += 1
-        if change.spec is None:
-            self._accepted |= change.fields
-        else:
-            self._spec, self._accepted = change.spec, {}
+        with self._both:
+            if change.spec is None:
+                self._accepted |= change.fields
+            else:
+                self._spec, self._accepted = change.spec, {}
         return self._noted(plan)
 
     @contextmanager
@@ -180,21 +183,29 @@ def _plain(changes: dict[Any, Any], depth: int = DEEPEST) -> dict[str, Any] | No
     """Changes that a message holds as they are, their arrays copied; None where there are others among them."""
     plain = dict[str, Any]()
     for name, value in changes.items():
-        if type(name) is not str:
+        if type(name) is not str or not name.isascii():
             return None
         if type(value) is dict:
-            if not depth or "file" in value or (value := _plain(value, depth - 1)) is None:
+            if not depth or not _MARKS.isdisjoint(value) or (value := _plain(value, depth - 1)) is None:
                 return None
         elif type(value) is np.ndarray and wire.carries(value):
             value = value.copy()
             value.flags.writeable = False
-        elif type(value) not in _SCALARS or (type(value) is float and not math.isfinite(value)):
+        elif not (value is None or type(value) is bool or _sendable(value)):
             return None
         plain[name] = value
     return plain
 
 
-_SCALARS = frozenset({bool, int, float, str, type(None)})
+def _sendable(value: Any) -> bool:
+    """Whether JSON carries a number or a text as it is, there and back."""
+    if type(value) is int:
+        return value.bit_length() < 64
+    return (type(value) is float and math.isfinite(value)) or (type(value) is str and value.isascii())
+
+
+_MARKS = frozenset({"file", "$tensor"})
+"""What stands in a table for something else."""
 
 
 def _stale(error: EquipoiseError) -> EquipoiseError:

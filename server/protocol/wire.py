@@ -97,7 +97,7 @@ def document(fields: Mapping[str, Any]) -> list[Part]:
     slim, tensors = detach(fields)
     message, large = pb.Document(json=_encode(slim)), list[Part]()
     for name, array in tensors.items():
-        if sys.byteorder == "big":
+        if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and sys.byteorder == "big"):
             array = array.astype(array.dtype.newbyteorder("<"))
         if array.nbytes > SMALL:
             large += field(2, [*field(1, [name.encode()]), *field(2, _tensor(array))])
@@ -115,7 +115,7 @@ def _tensor(array: NDArray[Any]) -> list[Part]:
 
 def carries(array: NDArray[Any]) -> bool:
     """Whether a tensor may hold an array as it is."""
-    return array.dtype.newbyteorder("=") in _NAMES
+    return array.dtype.isnative and array.dtype in _NAMES
 
 
 @cache

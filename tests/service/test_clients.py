@@ -179,6 +179,32 @@ def test_a_step_that_fails_leaves_the_session_as_it_was(client: Any) -> None:
         assert session.restarts == 0
 
 
+ODD_CHANGES = {
+    "big-endian": {"scores": np.array([[1, 515], [514, 3], [7, 1029]], ">u2")},
+    "big-endian floats": {"scores": np.array([[1.5, 2.5], [2.0, 1.0], [0.5, 4.0]], ">f4")},
+    "strided": {"scores": np.arange(12.0).reshape(3, 4)[:, ::2]},
+    "a mark of the wire's": {"scores": {"$tensor": "scores"}},
+    "no text": {"name": "\ud83d\ude00"},
+    "a huge integer": {"experts_per_token": 10**5000},
+    "no name of a field": {"\ud800": np.zeros(3)},
+    "rows that hold arrays": {"scores": [{"a": {"$tensor": "scores"}}]},
+}
+
+
+@pytest.mark.parametrize("odd", ODD_CHANGES)
+def test_odd_changes_do_what_they_do_in_this_process(client: Any, odd: str) -> None:
+    def outcome(session: Any) -> Any:
+        try:
+            return timeless(session.step(**ODD_CHANGES[odd]))
+        except eq.SpecError as error:
+            return [(problem.place, problem.message) for problem in error.problems]
+
+    with client.session(experts()) as there, eq.session(experts()) as here:
+        assert outcome(there) == outcome(here)
+        assert there.spec == here.spec and there.restarts == 0
+        assert timeless(there.step()) == timeless(here.step())
+
+
 def test_a_closed_session_takes_no_step(client: Any) -> None:
     with client.session(experts()) as session:
         session.step()

@@ -120,7 +120,7 @@ def _tensor(**changes: object) -> pb.Document:
         (pb.Document(json='{"a": ' + "1" * 5000 + "}"), "not valid JSON"),
         (
             pb.Document(json='{"a": {"$tensor": "b"}}', tensors={"c": pb.Tensor(dtype="bool", shape=[0])}),
-            "the tensor 'b' is not there",
+            "the tensor 'b' is not there, or has another place already",
         ),
         (_tensor(dtype="object"), "dtype must be one of bool"),
         (_tensor(shape=[3]), "has 16 bytes, but int64 [3] takes 24"),

@@ -128,7 +128,7 @@ async def begin(workers: Workers, task: bytes = LONG, **how: Any) -> asyncio.Tas
     return solving
 
 
-async def fails(solving: Awaitable[bytes], error: type[BaseException], match: str | None = None) -> None:
+async def fails(solving: Awaitable[object], error: type[BaseException], match: str | None = None) -> None:
     with pytest.raises(error, match=match):
         await solving
 
@@ -262,7 +262,7 @@ def test_a_plan_is_judged_by_a_worker(shared: Shared) -> None:
 
     async def scenario(workers: Workers) -> None:
         for one in (plan, worse):
-            answer = pb.CheckResponse.FromString(await workers.check(judged(TINY, one)))
+            answer = pb.CheckResponse.FromString((await workers.check(judged(TINY, one)))[0])
             assert tuple(answer.problems) == eq.check(TINY, one).problems
         await fails(workers.check(b"no protobuf at all"), eq.SpecError, "no message of the protocol")
 
@@ -284,7 +284,7 @@ def test_a_check_that_does_not_end_costs_its_worker_alone(end: str, shared: Shar
             checking.cancel()
             await fails(checking, asyncio.CancelledError)
         await until(lambda: not alive(pid))
-        assert pb.CheckResponse.FromString(await workers.check(request)).problems == []
+        assert pb.CheckResponse.FromString((await workers.check(request))[0]).problems == []
 
     shared(scenario)
 
