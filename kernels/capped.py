@@ -28,6 +28,7 @@ class CappedRoute(NamedTuple):
     unfilled: () int64 places of valid tokens that stay empty. complete: () bool, none does.
     objective: () float64, the scores of all that was assigned, added up.
     bound: () float64, no complete assignment within the capacities has more, by the prices (those below 0 count as 0).
+    No gradient runs through any of them. With forbidden pairs places may stay empty that another assignment would fill.
     """
 
     experts: Tensor
@@ -206,4 +207,5 @@ def _bound(value: Tensor, prices: Tensor, places: Tensor, k: int) -> Tensor:
     """() float64: what prices at least 0 prove."""
     floor = prices.double().clamp(min=0)
     top = (value.double() - floor).topk(k, dim=1).values
-    return top.where(top > -torch.inf, 0).sum() + (places * floor).sum()
+    used = torch.minimum(places, (value > -torch.inf).sum(0))  # no assignment can use more
+    return top.where(top > -torch.inf, 0).sum() + (used * floor).where(used > 0, 0).sum()

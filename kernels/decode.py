@@ -43,7 +43,7 @@ def project_loads(
         real = isinstance(tensor, Tensor) and tensor.is_floating_point()
         inputs.take(name, tensor, "requests", "real" if real else "whole")
     inputs.take("horizon", horizon, "entries", "whole")
-    if isinstance(growth, bool) or not isinstance(growth, (int, float)) or not math.isfinite(growth):
+    if isinstance(growth, bool) or not isinstance(growth, (int, float)) or not -math.inf < growth < math.inf:
         raise ValueError(f"growth: must be a finite number, got {growth!r}")
     return _project(worker, tokens, remaining, horizon, whole("workers", workers, 0), float(growth))
 
@@ -67,7 +67,8 @@ def admit(slots: Tensor, waiting: Tensor, worker: Tensor) -> Admitted:
 def _project(worker: Tensor, tokens: Tensor, remaining: Tensor, horizon: Tensor, workers: int, growth: float) -> Tensor:
     sure(worker < workers, f"worker: must be below workers, {workers}")
     grown = tokens.to(torch.float64)[:, None] + growth * horizon.to(torch.float64)
-    load = torch.where(remaining[:, None] > horizon, grown, 0.0)
+    left = remaining.to(torch.float64) if remaining.is_floating_point() else remaining
+    load = torch.where(left[:, None] > horizon, grown, 0.0)
     return Groups(worker, workers).sums(load)[:workers]
 
 
@@ -81,6 +82,8 @@ def _admit(slots: Tensor, waiting: Tensor, worker: Tensor) -> tuple[Tensor, Tens
     workers, places = slots.shape
     sure(worker < workers, f"worker: must be below the number of workers, {workers}")
     sure((waiting >= 0) | (worker < 0), "waiting: must be request ids of at least 0")
+    most = torch.iinfo(slots.dtype).max
+    sure(waiting <= most, f"waiting: must be request ids that slots can hold, {most} at most for {slots.dtype}")
     # A last row stands for no worker, a last column for no free place.
     order = slots.new_full((workers + 1, places + 1), -1, dtype=torch.int64)
     held, free = (slots >= 0).sort(dim=1, stable=True)

@@ -159,6 +159,7 @@ def _(rewards: Tensor, prompt: Tensor, prompts: int, others: bool, scale: bool, 
 def _draw(sizes: Tensor, counts: Tensor, total: int, seed: int) -> Tensor:
     sizes = sizes.to(torch.int64)
     sure((sizes >= 0) & (sizes <= 2**52), "sizes: must be from 0 to 2⁵²")
+    sure(sizes.to(torch.float64).sum() <= 2**62, "sizes: must add up to 2⁶² rows at most")
     group, before = _entries(counts, total)
     if not len(sizes):
         return group
@@ -177,7 +178,8 @@ def _(sizes: Tensor, counts: Tensor, total: int, seed: int) -> Tensor:
 def _entries(counts: Tensor, total: int) -> tuple[Tensor, Tensor]:
     """(total,) the group of each entry, −1 behind the last; (total,) how many of its group came before it."""
     sure(counts >= 0, "counts: must be at least 0")
-    ends = counts.cumsum(0, dtype=torch.int64)
+    counts = counts.to(torch.int64).clamp(max=total)  # what is beyond is cut, and no sum overflows
+    ends = counts.cumsum(0)
     entry = torch.arange(total, device=counts.device)
     group = torch.searchsorted(ends, entry, right=True)
     if not len(counts):

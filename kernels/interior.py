@@ -5,7 +5,8 @@ The dual of expert assignment is minimised over the tokens' prices and over the 
 the last that gets a place and the first that does not: at the end of the range many pairs tie, and the rounds stall
 (Werner, Průša and Dlask, "Relative Interior Rule in Block-Coordinate Descent", CVPR 2020). And where there are more
 places than the tokens need, experts share the least price, found anew each round so that as many claims exceed their
-prices as tokens need; that least price then becomes 0.
+prices as tokens need; that least price then becomes 0. Where no place is to spare, an expert that can take all its
+callers asks what the last of them bids.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def _rounds(
         else:
             of_token = _token_prices(value - prices, k, choices)
         claims = (columns - of_token).float().t()
-        found = _between(claims, places, ranks).masked_fill(callers <= places, -torch.inf)
+        found = torch.where(callers <= places, _last(claims, callers, spare, ranks), _between(claims, places, ranks))
         lowest = found.masked_fill(found == -torch.inf, torch.inf).min()
         if not _known_tight(spare):
             inside = torch.where(claims > found, claims, -torch.inf)
@@ -91,6 +92,14 @@ def _token_prices(reduced: Tensor, k: int, choices: Tensor) -> Tensor:
     first_out = torch.where(choices[:, None] > k, last + 1, last)
     middle = (ranked.gather(1, last) + ranked.gather(1, first_out)) / 2
     return middle[:, 0].masked_fill(choices == 0, 0)
+
+
+def _last(claims: Tensor, callers: Tensor, spare: Tensor, ranks: Ranks) -> Tensor:
+    """What an expert asks that has room for all its callers: nothing where places are to spare, else what the last of
+    them bids, since every place is needed then."""
+    bids = torch.where(claims > -torch.inf, claims, torch.inf) if len(claims) else claims.new_full((1, 1), torch.inf)
+    last = ranks.least(bids.amin(0).expand(len(callers)).contiguous())
+    return last.masked_fill(spare | (callers == 0), -torch.inf)
 
 
 def _between(claims: Tensor, places: Tensor, ranks: Ranks) -> Tensor:

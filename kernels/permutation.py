@@ -54,7 +54,8 @@ def dispatch(x: Tensor, experts: Tensor, count: int) -> Dispatched:
 def combine(rows: Tensor, place: Tensor, weights: Tensor) -> Tensor:
     """(tokens, width): Σ over slots of weights (tokens, k) · rows[place], in the dtype of `rows`.
 
-    A `place` (tokens, k) of −1 contributes nothing; each row is the place of one slot at most. Half types are added
+    A `place` (tokens, k) of −1 contributes nothing; each row is the place of one slot at most, which the
+    backward pass holds it to. Half types are added
     up in float32. Differentiable in `rows` and `weights`. Raises `TypeError` and `ValueError` for wrong dtypes,
     shapes and devices, and `ValueError` for a place beyond the rows (on a GPU: a device assertion).
     """
@@ -62,6 +63,8 @@ def combine(rows: Tensor, place: Tensor, weights: Tensor) -> Tensor:
     inputs.take("rows", rows, "rows width")
     inputs.take("place", place, "tokens slots", "whole")
     inputs.take("weights", weights, "tokens slots")
+    if not inputs.sizes["slots"]:
+        raise ValueError(f"place: must have at least one slot per token, got the shape {tuple(place.shape)}")
     return _combine(rows, place, weights)
 
 

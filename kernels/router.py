@@ -150,6 +150,11 @@ class BalancedRouter(nn.Module):
             return capped_route(scores, prices, self.k, places, valid).experts
         return topk_route(scores, prices, self.k, valid)
 
+    def reset_parameters(self) -> None:
+        """Begin anew: the gate as torch begins a linear layer, and prices of 0."""
+        self.gate.reset_parameters()
+        self.prices.zero_()
+
     def extra_repr(self) -> str:
         """What differs from router to router."""
         limit = "" if self.capacity_factor is None else f", capacity_factor={self.capacity_factor}"
@@ -213,7 +218,8 @@ class BalancedRouter(nn.Module):
         """(experts,) int64: the places that experts have for so many tokens."""
         due = tokens * self.k
         if factor is not None and factor != 1.0:
-            due = torch.ceil(due.to(torch.float64) * factor).to(torch.int64)
+            most = (tokens * self.experts).to(torch.float64)  # a place for every pair
+            due = torch.minimum(torch.ceil(due.to(torch.float64) * factor), most).to(torch.int64)
         return ((due + (self.experts - 1)) // self.experts).expand(self.experts)
 
     def _summed(self, counts: Tensor) -> Tensor:

@@ -54,7 +54,8 @@ def test_a_route_keeps_every_rule_and_its_bound_holds(seed: int, rounds: int | N
     route, prices = routed(case, seed, rounds)
     keep(case, route)
     floor = prices.double().clamp(min=0).numpy()
-    proven = sum(capacity * price for capacity, price in zip(case.capacity, floor, strict=True))
+    callers = [sum(plain(case)[token, expert] > -math.inf for token in case.rows()) for expert in range(len(floor))]
+    proven = sum(min(*both) * price for *both, price in zip(case.capacity, callers, floor, strict=True) if price)
     for token in case.rows():
         ranked = sorted((float(value) for value in plain(case)[token] - floor if value > -math.inf), reverse=True)
         proven += sum(ranked[: case.k])

@@ -199,3 +199,15 @@ def test_bad_input_is_refused_in_words(name: str) -> None:
     call, kind, words = WRONG[name]
     with pytest.raises(kind, match=words):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_what_remains_is_compared_exactly_whatever_its_dtype(dtype: torch.dtype) -> None:
+    remaining = torch.tensor([2.0**12 if dtype != torch.float32 else 2.0**24 + 4], dtype=dtype)
+    horizon = remaining.to(torch.int64) - 1
+    assert project_loads(torch.tensor([0]), torch.tensor([3]), remaining, horizon, 1, 0.0).tolist() == [[3.0]]
+
+
+def test_slots_too_narrow_for_the_ids_are_refused() -> None:
+    with pytest.raises(ValueError, match="waiting: must be request ids that slots can hold, 2147483647 at most"):
+        admit(torch.full((1, 2), -1, dtype=torch.int32), torch.tensor([2**32 - 1]), torch.tensor([0]))

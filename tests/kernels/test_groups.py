@@ -292,3 +292,11 @@ def test_advantages_say_that_they_have_no_gradient() -> None:
     gains = group_advantages(REWARDS.clone().requires_grad_(), PROMPT, 3)
     with pytest.raises(RuntimeError, match="no autograd formula"):
         gains.sum().backward()
+
+
+def test_counts_whose_sum_no_integer_holds_are_cut_as_others_are() -> None:
+    assert repeat_by_budget(torch.arange(3), torch.tensor([1, 2**63 - 1, 1]), 4).prompt.tolist() == [0, 1, 1, 1]
+    drawn = draw_by_budget(torch.tensor([3] * 4), torch.tensor([2**62] * 4), 4, 0).tolist()
+    assert sorted(drawn[:3]) == [0, 1, 2] and drawn[3] == -1
+    with pytest.raises(ValueError, match="sizes: must add up to"):
+        draw_by_budget(torch.tensor([2**52] * 3000), torch.tensor([0] * 2999 + [2]), 2, 0)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import equipoise as eq
-from equipoise.kernels.routing import digit_histogram, interior_prices, quantile_prices, topk_route
+from equipoise.kernels.routing import capped_route, digit_histogram, interior_prices, quantile_prices, topk_route
 from equipoise.kernels.selection import Ranks, in_line
 
 from . import price_ranks
@@ -276,3 +276,28 @@ def test_a_bad_digit_is_refused(change: dict[str, Any], error: type[Exception], 
     keys = torch.zeros(3, 4, dtype=torch.int32)
     with pytest.raises(error, match=message):
         digit_histogram(**{"keys": keys, "prefix": keys[0], "shift": 0, "bits": 4, **change})
+
+
+TIGHT = {
+    "one has room for all": (torch.rand(100, 4, generator=torch.Generator().manual_seed(0)), 2, [100, 40, 30, 30]),
+    "two are closed": (torch.rand(100, 6, generator=torch.Generator().manual_seed(1)), 2, [0, 0, 100, 34, 33, 33]),
+    "one place each": (torch.tensor([[0.0, 1.0], [0.1, 1.0]]), 1, [2, 0]),
+}
+
+
+@pytest.mark.parametrize("case", TIGHT)
+def test_interior_prices_find_the_optimum_where_no_place_is_to_spare_and_some_expert_has_room(case: str) -> None:
+    scores, k, capacity = TIGHT[case]
+    scores = scores - torch.arange(scores.shape[1]).eq(0).to(scores.dtype)  # what has room is wanted the least
+    best = eq.solve(eq.ExpertAssignment(scores=scores.double().numpy(), experts_per_token=k, capacity=capacity))
+    prices = interior_prices(scores, k, capacity, iterations=32)
+    route = capped_route(scores, prices, k, capacity)
+    assert bool(route.complete) and float(prices.min()) == 0
+    assert float(route.objective) == pytest.approx(best.certificate.objective, rel=1e-3)
+    assert float(route.bound) == pytest.approx(best.certificate.objective, rel=1e-3)
+
+
+def test_places_that_nobody_can_use_loosen_no_bound() -> None:
+    route = capped_route(torch.tensor([[1.0, 0.5], [0.9, 0.4]]), torch.tensor([0.1, 0.0]), 1, 1000)
+    assert float(route.bound) == pytest.approx(1.9)
+    assert float(capped_route(torch.rand(8, 4), torch.ones(4), 2, 2**62).bound) < 100
