@@ -60,6 +60,13 @@ class Inputs:
             self.take(name, tensor, axes, kind)
 
 
+def flag(name: str, value: Any) -> bool:
+    """True or false, as it was given. Raises `TypeError`."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: must be True or False, got {value!r:.60}")
+    return value
+
+
 def whole(name: str, value: Any, least: int, most: int | None = None, why: str = "") -> int:
     """A whole number that was given. Raises `TypeError` and `ValueError`."""
     if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):

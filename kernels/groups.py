@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import Inputs, whole
+from .checks import Inputs, flag, whole
 from .segments import Groups, clear, sure
 from .shuffle import shuffled
 
@@ -66,7 +66,9 @@ def group_advantages(
         raise ValueError(f"baseline: must be 'mean' or 'leave_one_out', got {baseline!r}")
     if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 <= eps < math.inf:
         raise ValueError(f"eps: must be a finite number of at least 0, got {eps!r}")
-    return _advantages(rewards, prompt, whole("prompts", prompts, 0), baseline == "leave_one_out", scale, eps)
+    return _advantages(
+        rewards, prompt, whole("prompts", prompts, 0), baseline == "leave_one_out", flag("scale", scale), eps
+    )
 
 
 def draw_by_budget(sizes: Tensor, counts: Tensor, total: int, seed: int) -> Tensor:

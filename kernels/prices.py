@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .checks import Inputs, whole
+from .checks import Inputs, flag, whole
 from .choice import uses_triton
 from .order import allowed_counts, comparable, places
 from .selection import Ranks, by_digits, digit_histogram, in_line
@@ -36,9 +36,10 @@ def quantile_prices(
 ) -> Tensor:
     """Prices of the experts' places after rounds of quantile updates.
 
-    scores: (tokens × experts) floating point; −inf and NaN forbid a pair. capacity: tokens that an expert takes, one
-    number or one per expert; with `group`, of all ranks' tokens together. prices: (experts,) to start from, 0 if
-    absent; the same on every rank. valid: (tokens,) bool, false for padding; all true if absent.
+    scores: (tokens × experts) floating point, of magnitudes up to 1e37, beyond which differences overflow; −inf and NaN
+    forbid a pair. capacity: tokens that an expert takes, one number or one per expert; with `group`, of all ranks'
+    tokens together. prices: (experts,) to start from, 0 if absent; the same on every rank.
+    valid: (tokens,) bool, false for padding; all true if absent.
     clip: prices at least 0, and 0 where an expert has room for every token that may come ("at most capacity"); without,
     loads are to be equal to the capacities, only differences of prices count, and the least is 0.
     group: ranks whose tokens are taken together; every rank gets the same prices.
@@ -49,6 +50,7 @@ def quantile_prices(
     Raises `TypeError` and `ValueError`, also for too little capacity where numbers alone tell.
     """
     start, size, wanted, rounds = asked(scores, k, capacity, prices, iterations, valid, group)
+    flag("clip", clip)
     if group is None:
         return _quantile_prices(scores.detach(), start, size, wanted, rounds, valid, clip)
     return _rounds(scores.detach(), start, size, wanted, rounds, valid, clip, Ranks(group))
@@ -64,6 +66,8 @@ def asked(
     group: ProcessGroup | None,
 ) -> tuple[Tensor, Tensor, int, int]:
     """Prices to start from, places per expert, k and the rounds, checked. Raises `TypeError` and `ValueError`."""
+    if group is not None and not hasattr(group, "rank"):
+        raise TypeError(f"group: must be a process group of torch.distributed, got {type(group).__name__}")
     given = Inputs()
     given.take("scores", scores, "tokens experts")
     given.take_if("prices", prices, "experts")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .checks import Inputs, whole
+from .checks import Inputs, flag, whole
 from .loads import keep_best, load_of
 from .routing import capped_route, interior_prices, quantile_prices, topk_route
 
@@ -66,7 +66,7 @@ class BalancedRouter(nn.Module):
     iterations: rounds of prices per training step of bip, quantile and capped; None: 4, 1 and 4.
     step: of loss_free. coefficient: of the auxiliary loss. normalise: weights of a token's experts add up to 1.
     group: ranks that share one state: prices are those of all their tokens together; places and losses are a rank's
-        own.
+        own. A router with a group can be neither copied nor pickled, since process groups cannot: keep its state_dict.
 
     State is one buffer, `prices` (experts,) in float32, which checkpoints hold; it stays float32 when the module is
     cast. `forward` moves it in training only. In `eval()` there is no limit of places either, so that a token's
@@ -105,7 +105,7 @@ class BalancedRouter(nn.Module):
         self.iterations = ROUNDS.get(balance, 1) if iterations is None else whole("iterations", iterations, 1)
         self.step = _number("step", step, 0.0)
         self.coefficient = _number("coefficient", coefficient, 0.0)
-        self.normalise = normalise
+        self.normalise = flag("normalise", normalise)
         self.group = group
         self.gate = nn.Linear(whole("width", width, 1), experts, bias=False)
         self.register_buffer("prices", torch.zeros(experts, dtype=torch.float32))

@@ -300,3 +300,8 @@ def test_counts_whose_sum_no_integer_holds_are_cut_as_others_are() -> None:
     assert sorted(drawn[:3]) == [0, 1, 2] and drawn[3] == -1
     with pytest.raises(ValueError, match="sizes: must add up to"):
         draw_by_budget(torch.tensor([2**52] * 3000), torch.tensor([0] * 2999 + [2]), 2, 0)
+
+
+def test_a_flag_that_is_none_is_refused() -> None:
+    with pytest.raises(TypeError, match="scale: must be True or False, got 'no'"):
+        group_advantages(REWARDS, PROMPT, 3, scale="no")  # pyright: ignore[reportArgumentType]
