@@ -70,6 +70,11 @@ def test_every_part_of_a_document_counts_and_the_order_of_its_tensors_does_not()
     assert len({key(), *keys}) == len(keys) + 1
 
 
+def test_an_answer_stands_for_its_request_under_the_same_limits_alone() -> None:
+    keys = [content_key("a", document(), Options(), wire.Limits(numbers=numbers)) for numbers in (10, 100, 100)]
+    assert keys[0] != keys[1] == keys[2]
+
+
 def test_the_cache_keeps_the_latest_that_fit() -> None:
     cache = Cache(100)
     for name in "abc":

@@ -122,6 +122,12 @@ def _tensor(**changes: object) -> pb.Document:
             pb.Document(json='{"a": {"$tensor": "b"}}', tensors={"c": pb.Tensor(dtype="bool", shape=[0])}),
             "the tensor 'b' is not there, or has another place already",
         ),
+        (
+            pb.Document(
+                json='{"a": {"$tensor": "b"}, "c": {"$tensor": "b"}}', tensors={"b": pb.Tensor(dtype="bool", shape=[0])}
+            ),
+            "the tensor 'b' is not there, or has another place already",
+        ),
         (_tensor(dtype="object"), "dtype must be one of bool"),
         (_tensor(shape=[3]), "has 16 bytes, but int64 [3] takes 24"),
         (_tensor(shape=[-2]), "negative length"),

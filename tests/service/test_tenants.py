@@ -226,6 +226,29 @@ def test_a_tenant_that_has_gone_is_refused_in_the_middle_of_its_session(file: Pa
     assert raised.value.code == Code.PERMISSION_DENIED
 
 
+@pytest.mark.parametrize(
+    ("then", "reason"),
+    [
+        (_entry("alice", "token-a"), None),
+        (_entry("alice", "token-new"), "TOKEN_UNKNOWN"),
+        (_entry("alice", "token-new") + _entry("carol", "token-a"), "TOKEN_MOVED"),
+    ],
+)
+def test_a_call_that_lasts_ends_with_its_token(file: Path, then: str, reason: str | None) -> None:
+    tenants = Tenants(file)
+    renew = tenants.renewal(_bearer("token-a"))
+    renew()
+    _replace(file, then)
+    tenants.refresh()
+    if reason is None:
+        renew()
+        return
+    for _ in range(2):  # and stays ended
+        with pytest.raises(Refused) as raised:
+            renew()
+        assert (raised.value.code, raised.value.reason) == (Code.UNAUTHENTICATED, reason)
+
+
 @pytest.mark.parametrize("broken", ["[alice", "", None], ids=["not toml", "no tokens", "gone"])
 def test_a_broken_file_leaves_all_as_it_was(file: Path, broken: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     tenants, errors = Tenants(file), []
