@@ -23,13 +23,9 @@ in the rewards shown. In an update every group weighs the same, as in GRPO, or e
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -38,8 +34,8 @@ from rich.progress import track
 sys.path.insert(0, str(Path(__file__).parent))  # a script's own folder, which PYTHONSAFEPATH leaves out
 from grpo.report import draw, outcomes, tell
 from grpo.tasks import possible
-from grpo.training import EXAMPLES, Run, train
-from loop import parser
+from grpo.training import EXAMPLES, train
+from loop import each, parser
 
 
 def flags() -> ArgumentParser:
@@ -81,7 +77,7 @@ def main() -> None:
     if wrong := _wrong(options):
         asked.error(wrong)
     console = Console() if sys.stdout.isatty() else Console(width=140)
-    seeds = track(_runs(options), "training", options.seeds, console=Console(stderr=True))
+    seeds = track(each(train, range(options.seeds), options), "training", options.seeds, console=Console(stderr=True))
     found = outcomes(run for runs in seeds for run in runs)
     tell(found, options, console)
     draw(found, options.out)
@@ -113,21 +109,6 @@ def _wrong(options: Namespace) -> str:
             f"--pool, --held and a batch of {EXAMPLES} examples may take together"
         )
     return ""
-
-
-def _runs(options: Namespace) -> Iterator[list[Run]]:
-    """The runs of every seed, as they end."""
-    workers = options.workers or (1 if options.device != "cpu" else os.cpu_count() or 1)
-    if workers == 1:
-        yield from map(partial(train, options=options), range(options.seeds))
-        return
-    with ProcessPoolExecutor(min(workers, options.seeds), multiprocessing.get_context("spawn")) as pool:
-        waiting = [pool.submit(train, seed, options) for seed in range(options.seeds)]
-        try:
-            for done in as_completed(waiting):
-                yield done.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 if __name__ == "__main__":

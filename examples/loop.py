@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
+import os
 import statistics
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import equipoise as eq
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _T95 = (
     math.nan, 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
@@ -34,6 +41,22 @@ def parser(description: str, out: str) -> argparse.ArgumentParser:
 def client(address: str | None) -> eq.Client:
     """The service at an address, or this process."""
     return eq.connect() if address is None else eq.connect(address)
+
+
+def each(train: Callable[[T, Namespace], R], tasks: Sequence[T], options: Namespace) -> Iterator[R]:
+    """What training makes of every task, as each ends: in `--workers` processes, one a core unless asked otherwise, and
+    in this one where a single process does, as on another device."""
+    workers = options.workers or (1 if options.device != "cpu" else os.cpu_count() or 1)
+    if workers == 1:
+        yield from (train(task, options) for task in tasks)
+        return
+    with ProcessPoolExecutor(min(workers, len(tasks)), multiprocessing.get_context("spawn")) as pool:
+        waiting = [pool.submit(train, task, options) for task in tasks]
+        try:
+            for done in as_completed(waiting):
+                yield done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

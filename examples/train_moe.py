@@ -23,17 +23,12 @@ exact plan look at the whole batch before they route it, the others at earlier b
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import sys
-from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import partial
+from argparse import ArgumentParser
 
-from loop import parser
+from loop import each, parser
 from moe.report import draw, outcomes, tell
-from moe.training import METHODS, Run, Task, train
+from moe.training import METHODS, Task, train
 from rich.console import Console
 from rich.progress import track
 
@@ -75,25 +70,10 @@ def main() -> None:
         for method in options.methods
     ]
     console = Console() if sys.stdout.isatty() else Console(width=120)
-    runs = list(track(_runs(tasks, options), "training", len(tasks), console=Console(stderr=True)))
+    runs = list(track(each(train, tasks, options), "training", len(tasks), console=Console(stderr=True)))
     found = outcomes(runs, options.methods)
     tell(found, console)
     draw(found, options.out)
-
-
-def _runs(tasks: Sequence[Task], options: Namespace) -> Iterator[Run]:
-    """Every task's run, as it ends."""
-    workers = options.workers or (1 if options.device != "cpu" else os.cpu_count() or 1)
-    if workers == 1:
-        yield from map(partial(train, options=options), tasks)
-        return
-    with ProcessPoolExecutor(min(workers, len(tasks)), multiprocessing.get_context("spawn")) as pool:
-        waiting = [pool.submit(train, task, options) for task in tasks]
-        try:
-            for done in as_completed(waiting):
-                yield done.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from torch import Tensor
 from .checks import Inputs, whole
 from .choice import uses_triton
 from .order import best, comparable, ordered_keys, places, reduced_scores
+from .segments import nothing
 
 ROUNDS = 16
 """Rounds unless asked otherwise."""
@@ -116,7 +117,7 @@ def _proposals(reduced: Tensor, places: Tensor, k: int, rounds: int) -> Tensor:
         empty = held < 0
         entry = asked + empty.cumsum(1) - 1
         new = empty & (entry < allowed)
-        if _nothing(new):
+        if nothing(new):
             break
         held = entry.where(new, held)
         asked = asked + new.sum(1, keepdim=True)
@@ -134,7 +135,7 @@ def _filled(mine: Tensor, reduced: Tensor, places: Tensor, wanted: Tensor, round
         room = places - mine.sum(0)
         offer, target = torch.where(mine | (room <= 0), -torch.inf, reduced).max(1, keepdim=True)
         asks = (offer > -torch.inf) & (mine.sum(1) < wanted)[:, None]
-        if _nothing(asks):
+        if nothing(asks):
             break
         kept = _kept(target, offer, asks, room)
         mine = mine | torch.zeros_like(mine).scatter(1, target, kept)
@@ -151,14 +152,14 @@ def _swapped(mine: Tensor, reduced: Tensor, places: Tensor, wanted: Tensor, roun
     index = torch.arange(tokens, device=mine.device)
     for _ in range(rounds):
         short = mine.sum(1) < wanted
-        if _nothing(short):
+        if nothing(short):
             break
         room = places - mine.sum(0)
         moved, target = reduced.masked_fill(mine | (room <= 0) | short[:, None], -torch.inf).max(1)
         gain, mover = (moved[:, None] - reduced).masked_fill(~mine, -torch.inf).max(0)
         worth, expert = (reduced + gain).masked_fill(mine | ~short[:, None], -torch.inf).max(1)
         heard = worth > -torch.inf
-        if _nothing(heard):
+        if nothing(heard):
             break
         mover, target = mover[expert], target[mover[expert]]
         heard = _kept(expert[:, None], worth[:, None], heard[:, None], torch.ones_like(places))[:, 0]
@@ -177,11 +178,6 @@ def _marked(mine: Tensor, tokens: Tensor, experts: Tensor, mark: bool) -> Tensor
     flat = torch.cat([mine.flatten(), mine.new_zeros(1)])
     at = torch.where(experts < width, tokens * width + experts, mine.numel())
     return flat.index_fill(0, at, mark)[:-1].reshape(mine.shape)
-
-
-def _nothing(flags: Tensor) -> bool:
-    """Whether none is set; told only on the CPU, where a look costs no wait."""
-    return flags.device.type == "cpu" and not bool(flags.any())
 
 
 def _kept(experts: Tensor, claim: Tensor, there: Tensor, places: Tensor) -> Tensor:

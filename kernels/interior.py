@@ -20,6 +20,7 @@ from torch import Tensor
 from .choice import uses_triton
 from .order import allowed_counts, comparable
 from .prices import asked
+from .segments import nothing
 from .selection import Ranks, in_line
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def _rounds(
     callers = ranks.sum(callers)
     needed = ranks.sum(choices.clamp(max=k).sum()[None])
     spare = torch.minimum(places, callers).sum()[None] > needed  # (1,)
+    roomy = callers <= places
+    lending = not nothing(roomy & ~spare)
     columns = value.t().contiguous()
     for _ in range(iterations):
         if uses_triton(scores):
@@ -75,9 +78,11 @@ def _rounds(
         else:
             of_token = _token_prices(value - prices, k, choices)
         claims = (columns - of_token).float().t()
-        found = torch.where(callers <= places, _last(claims, callers, spare, ranks), _between(claims, places, ranks))
+        found = _between(claims, places, ranks).masked_fill(roomy, -torch.inf)
+        if lending:
+            found = torch.where(roomy, _last(claims, callers, spare, ranks), found)
         lowest = found.masked_fill(found == -torch.inf, torch.inf).min()
-        if not _known_tight(spare):
+        if not nothing(spare):
             inside = torch.where(claims > found, claims, -torch.inf)
             lowest = torch.where(spare[0], _between(inside, needed, ranks)[0], lowest)
         raised = torch.maximum(found, lowest).to(prices.dtype)
@@ -113,8 +118,3 @@ def _between(claims: Tensor, places: Tensor, ranks: Ranks) -> Tensor:
     last_in = ranks.least(last_in)
     alone = (ranks.sum(count) == places) & (places > 0)  # else the last with a place ties with the first without
     return torch.where(alone, (first_out + last_in) / 2, first_out)
-
-
-def _known_tight(spare: Tensor) -> bool:
-    """Whether no place is to spare; told only on the CPU, where a look costs no wait."""
-    return spare.device.type == "cpu" and not bool(spare)

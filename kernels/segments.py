@@ -77,6 +77,11 @@ def sure(good: Tensor, text: str) -> None:
         raise ValueError(text)
 
 
+def nothing(flags: Tensor) -> bool:
+    """Whether no flag is set; told only on the CPU, where a look costs no wait."""
+    return flags.device.type == "cpu" and not bool(flags.any())
+
+
 def clear(rows: Tensor, empty: Tensor) -> Tensor:
     """Set some rows to zero in place, whatever they hold; on the CPU, where a look is free, only if there are any."""
     if rows.device.type != "cpu" or bool(empty.any()):

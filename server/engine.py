@@ -231,12 +231,13 @@ class Engine:
         with self.telemetry.span("validate", call.trace):
             message = parsed(pb.SolveRequest, raw)
             options = self.options(call, message.options)
-            key = content_key(call.tenant.name, message.spec, options, self.limits(call))
+            limits = self.limits(call)
+            key = content_key(call.tenant.name, message.spec, options, limits)
             if (stored := self._cache.get(call.tenant.name, key)) is not None:
                 call.kind = stored.kind
                 self.telemetry.repeated("cached")
                 return stored.response + _CACHED
-            spec = wire.read_task(message.spec, self.limits(call))
+            spec = wire.read_task(message.spec, limits)
             call.kind = spec.kind
         return _Request(call, raw, options, key, self.within(call)), spec
 

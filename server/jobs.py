@@ -63,7 +63,8 @@ class JobsService:
         if len(key) > LONGEST_KEY or not key.isprintable():
             raise _bad("idempotency_key", f"must be at most {LONGEST_KEY} printable characters, got {key!r:.60}")
         options = self._engine.options(call, message.options)
-        spec = wire.read_task(message.spec, self._engine.limits(call))
+        limits = self._engine.limits(call)
+        spec = wire.read_task(message.spec, limits)
         call.kind = spec.kind
         most = call.tenant.limits().seconds
         if most is not None:  # the certificate tells of it as of any time limit
@@ -74,7 +75,7 @@ class JobsService:
             name=spec.name or "",
             request=pb.SolveRequest(spec=message.spec, options=message.options).SerializeToString(),
             fingerprint=_fingerprint(spec, options),
-            content=content_key(call.tenant.name, message.spec, options, self._engine.limits(call)),
+            content=content_key(call.tenant.name, message.spec, options, limits),
             idempotency_key=key,
         )
 
