@@ -169,7 +169,7 @@ def test_identical_requests_in_flight_are_solved_once(server: Running, raw: Raw)
         time.sleep(wait)
         while True:  # on a busy machine the server may ask for another try
             try:
-                found.append(raw.solve(hard(2), method="exact", time_limit=1.0))
+                found.append(raw.solve(hard(2), method="exact", time_limit=4.0))
             except failures.Refused as refusal:
                 if refusal.reason != "OVERLOADED" or refusal.retry_after is None:
                     raise
