@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .clients.client import AsyncClient, Client
     from .clients.connect import connect, connect_async
     from .clients.jobs import Job, JobStatus
+    from .clients.many import solve_many
     from .solvers.check import CheckResult, check
     from .solvers.control import Progress
     from .solvers.session import Session, session
@@ -46,6 +47,7 @@ _HOMES = {
     "clients.client": ("AsyncClient", "Client"),
     "clients.connect": ("connect", "connect_async"),
     "clients.jobs": ("Job", "JobStatus"),
+    "clients.many": ("solve_many",),
     "solvers.check": ("CheckResult", "check"),
     "solvers.control": ("Progress",),
     "solvers.session": ("Session", "session"),

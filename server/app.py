@@ -28,7 +28,8 @@ from .store import Store
 from .telemetry import Telemetry
 from .tenants import Tenants
 from .transport import bind
-from .workers import Workers
+from .workers.engines import open_workers
+from .workers.pool import Workers
 
 SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread that holds the interpreter lock gives way: the event loop must not wait for parsing."""
@@ -78,12 +79,6 @@ class Server:
         self.settings = settings
         self.telemetry = telemetry or Telemetry(settings)
         self.tenants = Tenants(settings.tenants)
-        self.workers = Workers(
-            settings.workers,
-            settings.memory_of_a_worker,
-            limits=settings.limits,
-            on_lost=self.telemetry.worker_lost,
-        )
         self.addresses: list[str] = []
         self._opened = AsyncExitStack()
         self._grace = 0.0
@@ -103,6 +98,8 @@ class Server:
         opened.callback(self.store.close)
         await asyncio.to_thread(self.telemetry.start)
         opened.push_async_callback(asyncio.to_thread, self.telemetry.close)
+        self.workers = await asyncio.to_thread(_workers, settings, self.telemetry)
+        opened.push_async_callback(self.workers.stop, LAST_GRACE)
         self.queue = JobQueue(
             self.store,
             self.workers,
@@ -119,7 +116,6 @@ class Server:
         self._assemble(engine)
         self.addresses = bind(self._grpc, settings)  # an address that cannot be had is told before the long part
         await asyncio.to_thread(_load_algorithms)
-        opened.push_async_callback(self.workers.stop, LAST_GRACE)
         await self.workers.start()
         opened.push_async_callback(self._stop)
         await self.queue.start()
@@ -162,6 +158,19 @@ class Server:
         await self._health.enter_graceful_shutdown()
         self.sessions.drain()
         await asyncio.gather(self._grpc.stop(self._grace), self.queue.drain(self._grace))
+
+
+def _workers(settings: ServerSettings, telemetry: Telemetry) -> Workers:
+    """Takes seconds where it joins a cluster."""
+    counted = settings.engine == "local" or "workers" in settings.model_fields_set
+    return open_workers(
+        settings.engine,
+        settings.workers if counted else None,
+        memory=settings.worker_memory,
+        address=settings.ray_address,
+        limits=settings.limits,
+        on_lost=telemetry.worker_lost,
+    )
 
 
 def _load_algorithms() -> None:

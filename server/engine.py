@@ -36,7 +36,7 @@ from .protocol.failures import Refused
 from .settings import ServerSettings
 from .telemetry import Telemetry
 from .tenants import Tenant
-from .workers import Workers
+from .workers.pool import Workers
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
@@ -105,7 +105,7 @@ class Engine:
         self.busy = 0
         """Threads at work, for callers who have left too."""
         self.admission = Admission(settings.threads, settings.patience)
-        self.searches = Admission(settings.workers, SEARCH_PATIENCE)
+        self.searches = Admission(workers.count, SEARCH_PATIENCE)
         self.room = Room(max(4 * settings.largest_message, LEAST_ROOM))
         self._cache = Cache(settings.cache)
         self._flights = Flights()

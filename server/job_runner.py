@@ -23,7 +23,7 @@ from .leases import Claim, Leases, Outcome
 from .protocol import equipoise_pb2 as pb
 from .protocol.failures import Refused, to_status
 from .store_calls import StoreCalls
-from .workers import WorkerLost
+from .workers.worker import WorkerLost
 
 SLOWEST = 5.0
 """Seconds between two tries of a store that fails, at most."""

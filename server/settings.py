@@ -35,6 +35,7 @@ from pydantic_settings import (
 from ..specs.errors import Problem, SpecError, shown
 from .addresses import address
 from .protocol.wire import Limits
+from .workers.engines import LEAST_MEMORY, Engine, cores
 
 PREFIX = "EQUIPOISE_"
 _OTHERS = {"EQUIPOISE_DEBUG"}
@@ -49,25 +50,6 @@ def _split(value: Any) -> Any:
 
 def _sized(value: Any) -> int:
     return int(_size.validate_python(value))
-
-
-def cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-LEAST_MEMORY = 512 * 2**20
-"""Bytes that a worker needs to be of use: it takes half of them before it solves anything."""
-
-
-def _memory() -> int:
-    """Bytes of memory that the machine has, or the control group of this process where that is less."""
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        group = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return there
-    return min(there, int(group)) if group.isdecimal() else there
 
 
 def _data_folder() -> Path:
@@ -127,12 +109,21 @@ class ServerSettings(BaseSettings):
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(
         default_factory=cores, description="threads that answer what needs no search; as many as cores"
     )
+    engine: Engine = Field(
+        default="local", description="where the workers are: processes of this machine, or actors of a Ray cluster"
+    )
+    ray_address: str | None = Field(
+        default=None,
+        description="HOST:PORT of the cluster's head, or `auto` where this machine is part of it; if absent, the "
+        "variable RAY_ADDRESS, or else a cluster that is started on this machine",
+    )
     workers: Annotated[int, Field(ge=1, le=1024)] = Field(
         default_factory=lambda: max(2, cores()),
-        description="processes for searches and jobs; as many as cores, at least 2, of which jobs leave one to callers",
+        description="processes for searches and jobs; as many as cores, at least 2, of which jobs leave one to "
+        "callers; with engine ray as many as the cluster has CPUs",
     )
     worker_memory: Annotated[Size, Field(ge=LEAST_MEMORY)] | None = Field(
-        default=None, description="memory that one worker may take; if absent, its share of half the machine's"
+        default=None, description="memory that one worker may take; if absent, its share of half its machine's"
     )
     solver_threads: Annotated[int, Field(ge=1, le=256)] = Field(
         default_factory=cores, description="threads that one solve may ask for; as many as cores"
@@ -222,6 +213,8 @@ class ServerSettings(BaseSettings):
     def _together(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key belong together: set both or neither")
+        if self.ray_address is not None and self.engine != "ray":
+            raise ValueError("ray_address goes with a cluster: set engine = ray too")
         if self.client_ca is not None and self.tls_cert is None:
             raise ValueError("client_ca takes effect with TLS alone: set tls_cert and tls_key too")
         fixed = [text for text in self.listen if address(text).path or address(text).port]
@@ -255,11 +248,6 @@ class ServerSettings(BaseSettings):
         if self.store.startswith("postgresql://"):
             return "postgresql+psycopg" + self.store.removeprefix("postgresql")
         return self.store
-
-    @property
-    def memory_of_a_worker(self) -> int:
-        """Bytes that one worker may take."""
-        return self.worker_memory or max(_memory() // 2 // self.workers, LEAST_MEMORY)
 
     @property
     def limits(self) -> Limits:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
-
-from .errors import Place, Problem, SpecError, shown
+from .documents import Document, Line
+from .errors import Problem, SpecError, shown
 from .sources import Folder
 from .spec import Spec, kind, kinds
+from .sweeps import Point, Scalar, at, points
 
 LARGEST_DOCUMENT = 64 * 2**20
 """Bytes of one document. Larger data belongs in array files beside it."""
-LARGEST_YAML = 250_000
-"""Values in one YAML document, aliases counted as often as they are used."""
 
 
 def load(path: str | os.PathLike[str]) -> Spec[Any]:
@@ -46,6 +41,10 @@ def read_spec(document: Any, folder: Folder) -> Spec[Any]:
         raise SpecError(f"a spec is a set of named fields, got {shown(document)}")
     if "plan" in document and "kind" not in document:
         raise SpecError("is a saved plan, not a spec: read it with eq.load_plan")
+    if "sweep" in document:
+        raise SpecError(
+            [Problem("stands for a spec per point, not for one spec: `equipoise batch` solves it", ("sweep",))]
+        )
     name = document.get("kind")
     if not isinstance(name, str):
         listed = ", ".join(kinds())
@@ -85,137 +84,42 @@ def read_text(path: Path) -> str:
         raise SpecError(f"{str(path)!r:.100}: is not a path that this system allows") from None
 
 
-def refuse_constant(name: str, source: str) -> float:
-    """Raises `SpecError` for a constant that JSON does not have."""
-    raise SpecError(f"{source}: not valid JSON: {name} is no number; a finite number, or the string 'inf', is wanted")
+class TaskDocument:
+    """A parsed document of a batch, whose kind and name are known even where it is no valid spec."""
 
+    def __init__(self, text: str, source: str, line: int | None = None) -> None:
+        """`line`: of a file of JSON lines, or the row of a table; None for a document that is a file of its own, in
+        YAML or JSON. Raises `SpecError`, as all that is said of the document, with file and line."""
+        self._document = Document(text, source) if line is None else Line(text, source, line)
+        self._fields = self._document.value if isinstance(self._document.value, Mapping) else {}
 
-class Document:
-    """A parsed YAML or JSON text that can tell on which line a value stands."""
+    @property
+    def kind(self) -> str | None:
+        """The kind of task, if the document says one."""
+        return self._word("kind")
 
-    def __init__(self, text: str, source: str, finite: bool = False) -> None:
-        """`finite`: refuse the constants NaN and Infinity, which are no JSON though Python reads them."""
-        self.source = source
-        self._finite = finite
-        self._text = text
-        self._root: Node | None = None
-        self.value: Any = self._json() if text.lstrip()[:1] in ("{", "[") and self._is_json() else self._other()
+    @property
+    def name(self) -> str | None:
+        """The name of the spec, if the document gives one."""
+        return self._word("name")
 
-    def _is_json(self) -> bool:
-        # YAML's flow style also starts with a brace; what JSON cannot read is left to YAML, which can.
+    def _word(self, field: str) -> str | None:
+        word = self._fields.get(field)
+        return word.strip() if isinstance(word, str) else None
+
+    def points(self) -> Iterator[Point] | None:
+        """The points of its sweep; None where the document has none. Raises `SpecError` for a sweep that is broken."""
         try:
-            json.loads(self._text)
-        except (ValueError, RecursionError):
-            return False
-        return True
+            return points(self._fields) if "sweep" in self._fields else None
+        except SpecError as error:
+            raise self._document.locate(error) from None
 
-    def _json(self) -> Any:
-        def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-            fields = dict(pairs)
-            if len(fields) < len(pairs):
-                seen = set[str]()
-                twice = next(name for name, _ in pairs if name in seen or seen.add(name))
-                raise SpecError(f"{self.source}: {shown(twice)} is given twice")
-            return fields
+    def spec(self, folder: Path | None, point: Mapping[str, Scalar] | None = None) -> Spec[Any]:
+        """The spec, or that of one point of its sweep. File references start at `folder`, if any is given.
 
-        def constant(name: str) -> float:
-            return refuse_constant(name, self.source) if self._finite else float(name)
-
-        return json.loads(self._text, object_pairs_hook=no_duplicates, parse_constant=constant)
-
-    def _other(self) -> Any:
+        Raises `SpecError`. A document may be asked for any number of points; it is parsed once.
+        """
         try:
-            return self._yaml()
-        except SpecError:
-            if self.source.endswith(".json") and self._text.strip():
-                self._explain_json()
-            raise
-
-    def _explain_json(self) -> None:
-        try:
-            json.loads(self._text)
-        except json.JSONDecodeError as error:
-            message = f"not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})"
-            raise SpecError([Problem(message, (), self.source, error.lineno)]) from None
-        except (ValueError, RecursionError):
-            return
-
-    def _yaml(self) -> Any:
-        if self._text.count(",") > LARGEST_YAML:  # parsing alone would take minutes
-            raise _too_long(self.source)
-        yaml = YAML(typ="safe", pure=True)
-        try:
-            self._root = yaml.compose(self._text)
-            if self._root is None:
-                raise SpecError(f"{self.source}: is empty")
-            _refuse_bomb(self._root, self.source)
-            return yaml.constructor.construct_document(self._root)
-        except MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line = None if mark is None else mark.line + 1
-            raise SpecError(
-                [Problem(f"not valid YAML: {error.problem or error.context}", (), self.source, line)]
-            ) from None
-        except (YAMLError, ValueError) as error:
-            raise SpecError(f"{self.source}: not valid YAML: {error}") from None
-        except RecursionError:
-            raise SpecError(f"{self.source}: is nested too deeply") from None
-
-    def locate(self, error: SpecError) -> SpecError:
-        """The same error, each problem with file and line."""
-        return SpecError(problem.located(self.source, self._line(problem.place)) for problem in error.problems)
-
-    def _line(self, place: Place) -> int | None:
-        if self._root is None:
-            try:
-                self._root = YAML(typ="safe", pure=True).compose(self._text)  # JSON is YAML, and YAML knows its lines
-            except (YAMLError, RecursionError):
-                return None
-        node = self._root
-        while place and node is not None:
-            below, place = _below(node, place)
-            if below is None:
-                break
-            node = below
-        return None if node is None else node.start_mark.line + 1
-
-
-def _below(node: Node, place: Place) -> tuple[Node | None, Place]:
-    """The node one step further down a place, and the rest of the place.
-
-    Where a table is written as rows, `column, row` in the place is `row, column` in the document.
-    """
-    step, rest = place[0], place[1:]
-    if isinstance(node, MappingNode):
-        for key, value in node.value:
-            if isinstance(key, ScalarNode) and key.value == str(step):
-                return value, rest
-    if isinstance(node, SequenceNode):
-        if isinstance(step, int) and step < len(node.value):
-            return node.value[step], rest
-        if rest and isinstance(rest[0], int) and rest[0] < len(node.value):
-            return node.value[rest[0]], (step, *rest[1:])
-    return None, ()
-
-
-def _refuse_bomb(root: Node, source: str) -> None:
-    """Refuses documents whose aliases unfold, or whose inline lists run, into more values than can be wanted."""
-    sizes: dict[int, int] = {}
-
-    def unfolded(node: Node) -> int:
-        if id(node) not in sizes:
-            sizes[id(node)] = LARGEST_YAML  # an alias to a node around itself never ends
-            children = [part for pair in node.value for part in pair] if isinstance(node, MappingNode) else node.value
-            below = () if isinstance(node, ScalarNode) else children
-            sizes[id(node)] = min(1 + sum(map(unfolded, below)), LARGEST_YAML + 1)
-        return sizes[id(node)]
-
-    if unfolded(root) > LARGEST_YAML:
-        raise _too_long(source)
-
-
-def _too_long(source: str) -> SpecError:
-    return SpecError(
-        f"{source}: holds more than {LARGEST_YAML:,} values (aliases unfolded); "
-        "keep long lists in .npy, .csv or .safetensors files and refer to them, as in {file: scores.npy}"
-    )
+            return read_spec(self._document.value if point is None else at(self._fields, point), Folder(folder))
+        except SpecError as error:
+            raise self._document.locate(error, tuple(point or ())) from None

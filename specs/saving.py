@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from .arrays import plain_list
 from .certificate import Certificate
+from .documents import Document, refuse_constant
 from .errors import Problem, SpecError
 from .problems import problems
-from .reading import Document, as_path, read_spec, read_text, refuse_constant
+from .reading import as_path, read_spec, read_text
 from .sources import Folder
 from .spec import Plan, Spec, kind
 

@@ -6,12 +6,12 @@ What a command needs is imported when it runs, so that help and completion answe
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from ...solvers.control import Method
-from .failures import CHECK_FAILED
+from ..failures import CHECK_FAILED
 from .terminal import DEBUG, answering, leave, messages, results, tell
 
 EXAMPLES = Path(__file__).parents[2] / "specs" / "examples" / "minimal"
@@ -121,7 +121,8 @@ def solve(
     long solve with the best plan so far; a second Ctrl-C quits at once.
     """
     from ...solvers.control import Options
-    from .documents import line, outcome_document
+    from ...solvers.records import line
+    from .documents import outcome_document
     from .interrupt import Interrupt
     from .progress import ProgressDisplay
     from .reports import print_outcome
@@ -146,6 +147,80 @@ def solve(
 
 @app.command(
     epilog="""Examples:
+$ equipoise batch specs/ -o results.jsonl
+$ equipoise batch 'runs/**/*.yaml' tasks.jsonl -o results.parquet --workers 8
+$ equipoise batch tasks.jsonl -o results.jsonl --resume
+$ equipoise batch sweep.yaml -o sweep.jsonl --plot plots/
+$ make-specs | equipoise batch - -o results.jsonl --engine ray --address auto"""
+)
+@answering
+def batch(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE",
+            help="Folders, patterns, spec files, .jsonl files, Parquet tables; - reads JSON lines from standard input.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="OUT", help="Where results go: a .jsonl or .parquet file.")
+    ],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what is in OUT: nothing is solved twice.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="With --resume, try again what has failed.")
+    ] = False,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Where specs are solved: on this machine, or on a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="The Ray cluster; one on this machine if absent.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Worker processes; as many as cores if absent.")
+    ] = None,
+    worker_memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Memory of one worker, as 4GiB; its share of half the machine's if absent."),
+    ] = None,
+    method: Annotated[Method, typer.Option(help="As for solve.")] = "auto",
+    backend: Annotated[str | None, typer.Option(help="As for solve.")] = None,
+    time_limit: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Of each spec; the best plan by then is its answer.")
+    ] = 3600.0,
+    gap: Annotated[float | None, typer.Option(metavar="SHARE", help="As for solve.")] = None,
+    seed: Annotated[int, typer.Option(help="As for solve.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads of each worker's solver.")] = 1,
+    check_plans: Annotated[
+        bool, typer.Option("--check/--no-check", help="Hold each plan against its spec, by code that shares nothing.")
+    ] = True,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Draw the trade-offs of sweeps, as PNG and SVG.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> int:
+    """Solve thousands of specs, and keep what came of each.
+
+    Results go to OUT, a line each as soon as it is there; what fails goes to
+    OUT.failures.jsonl with its file, line and reason, and stops nothing. A
+    batch that was stopped, however it was, goes on with --resume. The exit
+    code is that of the worst spec.
+    """
+    from ...solvers.control import Options
+    from .batching import BatchCommand
+    from .sizes import size
+
+    options = Options(method, backend, time_limit, gap, seed, threads)
+    memory = None if worker_memory is None else size("--worker-memory", worker_memory)
+    command = BatchCommand(
+        sources, out, options, resume, retry_failed, check_plans, engine, address, workers, memory, plot
+    )
+    return command.run(results(), messages(), json)
+
+
+@app.command(
+    epilog="""Examples:
 $ equipoise check plan.json            (saved with its spec, as solve -o does)
 $ equipoise check spec.yaml plan.json  (held against this very spec)"""
 )
@@ -161,7 +236,7 @@ def check(
     what does not hold.
     """
     from ...solvers.check import check as recompute
-    from .documents import line, plan_document
+    from ...solvers.records import line, plan_document
     from .reports import print_check
     from .sources import pair
 
@@ -183,7 +258,7 @@ def show(
 ) -> int:
     """Print a saved plan as solve does, checked if its spec was saved with it."""
     from ...solvers.check import check as recompute
-    from .documents import line, plan_document
+    from ...solvers.records import line, plan_document
     from .reports import print_plan
     from .sources import read_bundle
 

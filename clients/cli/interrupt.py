@@ -9,7 +9,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from .failures import INTERRUPTED
+from ..failures import INTERRUPTED
 
 NOTICE = "stopping with the best plan so far; Ctrl-C again to quit at once"
 

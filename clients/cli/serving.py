@@ -86,7 +86,7 @@ def _metavar(name: str, field: FieldInfo) -> str:
     found = field.annotation
     if get_origin(found) is Literal:
         return "|".join(get_args(found))
-    if name in ("listen", "insecure", "metrics"):
+    if name in ("listen", "insecure", "metrics", "ray_address"):
         return "ADDRESS"
     if name in ("store", "otlp"):
         return "URL"

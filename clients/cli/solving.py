@@ -15,7 +15,7 @@ from ...solvers.solve import Solver
 from ...specs.errors import SpecError
 from ...specs.saving import save
 from ...specs.spec import Plan, Spec
-from .failures import CHECK_FAILED, INTERRUPTED, Failure, failure_of, not_started
+from ..failures import CHECK_FAILED, INTERRUPTED, Failure, failure_of, not_started
 from .interrupt import Interrupt
 from .sources import STDIN, read_spec, shown
 

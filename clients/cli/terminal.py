@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from .failures import BROKEN_PIPE, Failure, failure_of
+from ..failures import BROKEN_PIPE, Failure, failure_of
 
 DEBUG: ContextVar[bool] = ContextVar("debug", default=False)
 """Whether the traceback of a bug is shown."""

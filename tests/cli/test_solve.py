@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import equipoise as eq
-from equipoise.clients.cli.documents import line
+from equipoise.solvers.records import line
 from equipoise.solvers.solve import Solver
 
 from .console import BAD, GOOD, NOTHING, raising, run, strict

@@ -30,7 +30,7 @@ from equipoise.server.leases import Leases
 from equipoise.server.protocol import equipoise_pb2 as pb
 from equipoise.server.protocol.failures import Refused
 from equipoise.server.store import Bounds, NewJob, Store
-from equipoise.server.workers import WorkerLost
+from equipoise.server.workers.worker import WorkerLost
 from equipoise.solvers.control import Progress
 from equipoise.specs.errors import BackendError, SolveTimeout
 

@@ -38,6 +38,7 @@ class Workers:
     waiting = 0
 
     def __init__(self) -> None:
+        self.count = 1
         self.requests: list[pb.SolveRequest] = []
 
     async def solve(self, request: bytes, **options: Any) -> bytes:

@@ -19,12 +19,14 @@ import numpy as np
 import pytest
 
 import equipoise as eq
-from equipoise.server import worker_line, worker_process
 from equipoise.server.protocol import equipoise_pb2 as pb
 from equipoise.server.protocol import wire
 from equipoise.server.protocol.failures import Refused, to_status
-from equipoise.server.worker_frames import Frame, Kind, receive, send
-from equipoise.server.workers import WorkerLost, Workers, pause
+from equipoise.server.workers import line as worker_line
+from equipoise.server.workers import process as worker_process
+from equipoise.server.workers.frames import Frame, Kind, receive, send
+from equipoise.server.workers.pool import Workers, pause
+from equipoise.server.workers.worker import WorkerLost
 from equipoise.solvers.control import Options, Progress
 
 SECONDS = 60.0
@@ -610,7 +612,7 @@ def test_a_caller_that_fails_at_its_own_progress_gets_its_error_and_frees_the_wo
 
 BABBLER = """
 import json, os, socket, sys
-from equipoise.server.worker_frames import Frame, Kind, receive, send
+from equipoise.server.workers.frames import Frame, Kind, receive, send
 connection = socket.socket(fileno=json.loads(sys.argv[1])["connection"])
 send(connection, Frame(Kind.READY))
 number = receive(connection).solve
@@ -720,7 +722,7 @@ def test_no_worker_survives_its_server(deaf: bool) -> None:
 
 RUNS_A_PROGRAM = """
 import subprocess
-from equipoise.server import worker
+from equipoise.server.workers import child as worker
 class Solver:
     def __init__(self, options): pass
     def solve(self, *task, **how):

@@ -37,6 +37,10 @@ class Kind(IntEnum):
     """From a worker, with a `google.rpc.Status`."""
     CHECK = 8
     """To a worker, with a `CheckRequest`, answered by a `CheckResponse`. seconds: as of SOLVE."""
+    CHUNK = 9
+    """To a worker, with a `Chunk`; answered by an empty ANSWER once all `Results` are told."""
+    RESULTS = 10
+    """From a worker, with `Results` of a chunk. seconds: how long the next ones may take."""
 
 
 _KINDS = frozenset(map(int, Kind))
@@ -98,12 +102,12 @@ def _exactly(connection: socket.socket, length: int) -> bytearray:
 # -- in the server: on the event loop, which is given back after each piece ------------------------------------------
 
 
-async def send_soon(connection: socket.socket, frame: Frame) -> None:
-    """Send a frame without holding up the event loop."""
+async def send_soon(connection: socket.socket, frame: Frame, body: bytes | memoryview = b"") -> None:
+    """Send a frame with these bytes without holding up the event loop."""
     loop = asyncio.get_running_loop()
-    await loop.sock_sendall(connection, _packed(frame, len(frame.body)))
-    if frame.body:
-        await loop.sock_sendall(connection, frame.body)
+    await loop.sock_sendall(connection, _packed(frame, len(body)))
+    if body:
+        await loop.sock_sendall(connection, body)
 
 
 async def receive_soon(connection: socket.socket) -> Frame:

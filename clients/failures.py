@@ -1,4 +1,4 @@
-"""What went wrong, as the command line reports it: in lines, as a document, and as an exit code."""
+"""What went wrong, as people and programs are told: in lines, as a document, and as an exit code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...specs.errors import EquipoiseError, InfeasibleError, Problem, SolveTimeout, SpecError
+from ..specs.errors import EquipoiseError, InfeasibleError, Problem, SolveTimeout, SpecError
 
 CHECK_FAILED = 1
 BACKEND_FAILED = 5

@@ -28,22 +28,23 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from ..solvers.algorithms import algorithm_kinds, load
-from ..solvers.check import check
-from ..solvers.control import Options, Progress, abandoned
-from ..solvers.solve import SHORTEST, Solver
-from ..specs.errors import EquipoiseError, InfeasibleError, ServiceError, SpecError
-from ..specs.reading import load as load_spec
-from .protocol import equipoise_pb2 as pb
-from .protocol import failures, wire
-from .worker_frames import LARGEST, Frame, Junk, Kind, receive, send
+from ...solvers.algorithms import algorithm_kinds, load
+from ...solvers.check import check
+from ...solvers.control import Options, Progress, abandoned
+from ...solvers.solve import SHORTEST, Solver
+from ...specs.errors import EquipoiseError, InfeasibleError, ServiceError, SpecError
+from ...specs.reading import load as load_spec
+from ..protocol import equipoise_pb2 as pb
+from ..protocol import failures, wire
+from .chunks import Results, solve_chunk
+from .chunks_pb2 import Chunk
+from .frames import LARGEST, Frame, Junk, Kind, receive, send
+from .worker import GRACE, READING
 
 M = TypeVar("M", bound=Message)
 
 SPARE = 64 * 2**20
 """Bytes that a memory limit must leave a worker to solve anything in."""
-GRACE = 1.5
-"""Seconds that a solve may take beyond its limit: a backend has one to stop, and the certificate is written after."""
 PROGRESS_EVERY = 0.05
 """Seconds between two messages about progress."""
 NO_MEMORY = 77
@@ -89,7 +90,9 @@ class _Worker:
         self._connection = connection
         self._limits = limits
         self._requests = queue.Queue[tuple[Frame, float]](1)
+        self._runs = {Kind.SOLVE: self._solved, Kind.CHECK: self._checked, Kind.CHUNK: self._solved_all}
         self._stopped = 0  # the solve that was last told to stop
+        self._sending = threading.Lock()
 
     def listen(self) -> None:
         """Take frames in until the socket ends; then end the process, whatever it is doing."""
@@ -98,7 +101,7 @@ class _Worker:
                 frame = receive(self._connection)
                 if frame.kind == Kind.STOP:
                     self._stopped = frame.solve
-                elif frame.kind in (Kind.SOLVE, Kind.CHECK):
+                elif frame.kind in (Kind.SOLVE, Kind.CHECK, Kind.CHUNK):
                     self._requests.put_nowait((frame, time.monotonic()))
                 else:
                     raise Junk(f"a server does not send {frame.kind.name}")
@@ -112,7 +115,7 @@ class _Worker:
 
     def run(self) -> None:
         """Answer for ever."""
-        send(self._connection, Frame(Kind.READY))
+        self.send(Frame(Kind.READY))
         while True:
             frame, arrived = self._requests.get()
             self._answer(frame, arrived)
@@ -121,8 +124,7 @@ class _Worker:
     def _answer(self, frame: Frame, arrived: float) -> None:
         number = frame.solve
         try:
-            run = self._checked if frame.kind == Kind.CHECK else self._solved
-            kind, parts = Kind.ANSWER, run(frame, arrived)
+            kind, parts = Kind.ANSWER, self._runs[frame.kind](frame, arrived)
             if (length := sum(map(len, parts))) > LARGEST:
                 raise ServiceError(f"the plan takes {length:,} bytes, at most {LARGEST:,} can be sent")
             fit = not abandoned()
@@ -133,14 +135,14 @@ class _Worker:
                 traceback.print_exc()
             kind, parts = Kind.FAILED, [failures.to_status(error).SerializeToString()]
             fit = known and not abandoned()
-        send(self._connection, Frame(kind, number, last=not fit), parts)
+        self.send(Frame(kind, number, last=not fit), parts)
 
     def _solved(self, frame: Frame, arrived: float) -> Sequence[bytes | memoryview]:
         """The answer as a `SolveResponse`."""
         request = _parsed(pb.SolveRequest, frame.body)
         options = wire.read_options(request.options)
         spec = wire.read_task(request.spec, self._limits)
-        send(self._connection, Frame(Kind.STARTED, frame.solve, _patience(options)))
+        self.send(Frame(Kind.STARTED, frame.solve, _patience(options)))
         within = frame.seconds - (time.monotonic() - arrived)
         try:
             plan = Solver(options).solve(
@@ -154,7 +156,7 @@ class _Worker:
         """The answer as a `CheckResponse`. Nothing stops it but the end of the process."""
         request = _parsed(pb.CheckRequest, frame.body)
         spec, plan = wire.read_task(request.spec, self._limits), wire.read_plan(request.plan, self._limits)
-        send(self._connection, Frame(Kind.STARTED, frame.solve, math.inf))
+        self.send(Frame(Kind.STARTED, frame.solve, math.inf))
         result = check(spec, plan)
         response = pb.CheckResponse(
             problems=result.problems,
@@ -166,6 +168,20 @@ class _Worker:
         )
         return [response.SerializeToString()]
 
+    def _solved_all(self, frame: Frame, arrived: float) -> Sequence[bytes | memoryview]:
+        """Nothing: the results of a chunk are told as they come."""
+        chunk = _parsed(Chunk, frame.body)
+        options = wire.read_options(chunk.options)
+        pace = READING + _patience(options)
+        self.send(Frame(Kind.STARTED, frame.solve, pace))
+
+        def tell(results: bytes) -> None:
+            self.send(Frame(Kind.RESULTS, frame.solve, pace), [results])
+
+        with Results(tell) as results:
+            solve_chunk(chunk, options, self._limits, results.add, lambda: self.stopped(frame.solve))
+        return []
+
     def stopped(self, number: int) -> bool:
         """Whether a solve was told to stop."""
         return self._stopped == number
@@ -173,7 +189,12 @@ class _Worker:
     def tell(self, number: int, progress: Progress) -> None:
         """Send where a solve stands."""
         known = {name: value for name, value in asdict(progress).items() if value is not None}
-        send(self._connection, Frame(Kind.PROGRESS, number), [pb.Progress(**known).SerializeToString()])
+        self.send(Frame(Kind.PROGRESS, number), [pb.Progress(**known).SerializeToString()])
+
+    def send(self, frame: Frame, parts: Sequence[bytes | memoryview] = ()) -> None:
+        """Send a frame, whichever thread has one."""
+        with self._sending:
+            send(self._connection, frame, parts)
 
 
 class _Watcher:
@@ -259,7 +280,7 @@ def _warm() -> None:
     for kind in algorithm_kinds():
         try:
             load(kind)
-            example = Path(__file__).parents[1] / "specs" / "examples" / "minimal" / f"{kind}.yaml"
+            example = Path(__file__).parents[2] / "specs" / "examples" / "minimal" / f"{kind}.yaml"
             if example.is_file():
                 Solver(Options("exact")).solve(load_spec(example))
         except Exception:

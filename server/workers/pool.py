@@ -1,26 +1,29 @@
-"""Solves that need a search run in processes of their own: a crash, or memory that runs out, costs one of them.
+"""A number of workers, kept at work: a crash, or memory that runs out, costs one task.
 
-A fixed number of workers, each kept by a task that starts it again when it is gone. Who asks waits in one `Line`.
+Each is kept by a task that starts it again when it is gone. Who asks waits in one `Line`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-import structlog
 from google.rpc.code_pb2 import Code
 
-from ..specs.errors import SolveTimeout
-from .protocol.failures import Refused
-from .protocol.wire import Limits
-from .worker import GRACE
-from .worker_frames import Kind
-from .worker_line import CALLERS, Line, Task
-from .worker_process import Report, WorkerLost, WorkerProcess, WorkerSettings
+from ...solvers.control import Progress
+from ...specs.errors import SolveTimeout
+from ..protocol import equipoise_pb2
+from ..protocol.failures import Refused, to_status
+from ..protocol.wire import Limits
+from .chunks_pb2 import Chunk, Item, Result, Results
+from .frames import Kind
+from .line import CALLERS, Line, Task
+from .process import WorkerProcess
+from .worker import GRACE, Report, Start, Worker, WorkerLost, WorkerSettings
 
 FREED = 0.15
 """Seconds that a worker has to stop when its caller is gone."""
@@ -31,18 +34,18 @@ BACKOFF = 0.1, 30.0
 """Seconds between the starts of a worker that does not live: at first, and at most; twice as long each time."""
 STEADY = 10.0
 """Seconds that a worker lives, or else it counts as one that does not."""
-_log = structlog.get_logger()
-
-__all__ = ["WorkerLost", "Workers"]
+_log = logging.getLogger(__name__)
 
 
 class Workers:
-    """Worker processes, kept running. Belongs to the event loop whose thread starts it: they die with that thread.
+    """Workers, kept running. Belongs to the event loop whose thread starts it: processes die with that thread.
 
-    count: processes; where there are two or more, solves of priority 1 and above keep all but one of them busy at most.
-    memory: bytes of data that each may take. recycle_after: solves after which one is replaced. most_waiting: requests
+    count: workers; where there are two or more, solves of priority 1 and above keep all but one of them busy at most.
+    memory: bytes of data that each may take. recycle_after: tasks after which one is replaced. most_waiting: requests
     that may wait for a worker. limits: what a document in a request may hold.
     on_lost: told of each worker that died and should not have; the log is, if there is none.
+    start: makes a worker; a process of this machine, if absent. close: called once all are gone. all_at_once: whether
+    `start` waits for every worker; on a cluster that grows as it is asked to, the others join as they come.
     """
 
     def __init__(
@@ -53,15 +56,21 @@ class Workers:
         most_waiting: int = 1000,
         limits: Limits | None = None,
         on_lost: Callable[[str], None] | None = None,
+        start: Start | None = None,
+        close: Callable[[], None] = lambda: None,
+        all_at_once: bool = True,
     ) -> None:
         self.lost = 0
         """Workers that died and should not have."""
-        self._count = count
+        self.count = count
+        """Workers that there are to be."""
         self._recycle_after = recycle_after
-        self._on_lost = on_lost or (lambda reason: _log.warning("worker_lost", reason=reason))
-        self._settings = WorkerSettings(memory, limits or Limits())
+        self._on_lost = on_lost or (lambda reason: _log.warning("worker lost: %s", reason))
+        settings = WorkerSettings(memory, limits or Limits())
+        self._start: Start = start or (lambda: WorkerProcess.start(settings))
+        self._close, self._all_at_once = close, all_at_once
         self._keepers: list[asyncio.Task[None]] = []
-        self._alive = set[WorkerProcess]()
+        self._alive = set[Worker]()
         self._line = Line(count, most_waiting)
         self._numbers = itertools.count()
         self._closing = False
@@ -87,22 +96,27 @@ class Workers:
         return sorted(worker.pid for worker in self._alive)
 
     async def start(self) -> None:
-        """Start all workers and wait until they are warm. Raises `WorkerLost` where one does not get ready."""
+        """Start the workers and wait until they are warm. Raises `WorkerLost` where one does not get ready."""
+        ready = list[Worker | None]()
         try:
-            ready = [await self._joined()]  # alone: it compiles what is not on disk yet
-            others = await asyncio.gather(*(self._joined() for _ in range(1, self._count)), return_exceptions=True)
-            for worker in others:
-                if isinstance(worker, BaseException):
-                    raise worker
-                ready.append(worker)
+            ready.append(await self._joined())  # alone: it compiles what is not on disk yet
+            if self._all_at_once:
+                others = await asyncio.gather(*(self._joined() for _ in range(1, self.count)), return_exceptions=True)
+                for worker in others:
+                    if isinstance(worker, BaseException):
+                        raise worker
+                    ready.append(worker)
+            else:
+                ready += [None] * (self.count - 1)
         except BaseException:
             await asyncio.gather(*(worker.end() for worker in self._alive))
             self._alive.clear()
+            self._close()
             raise
         self._keepers = [asyncio.create_task(self._keep(worker)) for worker in ready]
 
-    async def _joined(self) -> WorkerProcess:
-        worker = await WorkerProcess.start(self._settings)
+    async def _joined(self) -> Worker:
+        worker = await self._start()
         self._alive.add(worker)
         return worker
 
@@ -120,6 +134,7 @@ class Workers:
         for task in list(self._line.busy.values()):
             task.fail(_closed())
             self._line.ended(task)
+        self._close()
 
     async def solve(
         self,
@@ -127,7 +142,7 @@ class Workers:
         *,
         within: float | None = None,
         priority: int = CALLERS,
-        progress: Report | None = None,
+        progress: Callable[[Progress], None] | None = None,
         stop: asyncio.Event | None = None,
     ) -> bytes:
         """The serialised SolveResponse to a serialised SolveRequest.
@@ -139,7 +154,8 @@ class Workers:
         Raises what the solve raised; `SolveTimeout` where there was no plan in time; `WorkerLost` where the process
         died; `Refused` where the line is full or no worker can be started. Cancelling it frees the worker.
         """
-        task = self._task(Kind.SOLVE, request, within, priority, progress)
+        report: Report | None = None if progress is None else lambda _, body: progress(_progress(body))
+        task = self._task(Kind.SOLVE, request, within, priority, report)
         stopping = None if stop is None else asyncio.ensure_future(stop.wait())
         if stopping is not None:
             stopping.add_done_callback(lambda done: None if done.cancelled() else self._interrupt(task))
@@ -155,11 +171,62 @@ class Workers:
         task = self._task(Kind.CHECK, request, within, CALLERS, None)
         return await self._answer(task), task.seconds
 
-    def _task(self, kind: Kind, request: bytes, within: float | None, priority: int, progress: Report | None) -> Task:
+    async def solve_all(self, chunk: Chunk, told: Callable[[Sequence[Result]], None]) -> None:
+        """Solve many tasks with one worker; `told` gets their results in order, some at a time, as they come.
+
+        No task costs another its result: where a worker dies, the tasks that had none yet are tried once more, each
+        alone. One that loses its worker twice, or has outlasted its time limit and does not stop, gets that as its
+        result. Raises `Refused` where no worker can be started or the line is full. Cancelling it frees the worker.
+        """
+        done, error = await self._attempt(chunk, told)
+        left = chunk.items[done:]
+        if not left:
+            return
+        if isinstance(error, WorkerLost):
+            hopeless = error.memory and len(chunk.items) == 1
+            if hopeless:
+                told([_failed(error)])
+            for item in () if hopeless else left:
+                await self._alone(_part(chunk, [item]), told)
+            return
+        if isinstance(error, SolveTimeout):  # of the first without a result: the others were waiting for that one
+            told([_failed(error)])
+            left = left[1:]
+        elif error is not None:
+            raise error
+        elif not done:  # its backend does not stop, and it has said nothing: not to be tried for ever
+            told([_failed(WorkerLost("a worker process gave a task up, and said nothing"))])
+            left = left[1:]
+        if left:
+            await self.solve_all(_part(chunk, left), told)
+
+    async def _alone(self, chunk: Chunk, told: Callable[[Sequence[Result]], None]) -> None:
+        done, error = await self._attempt(chunk, told)
+        if not done:
+            told([_failed(error or WorkerLost("a worker process gave a task up, and said nothing"))])
+
+    async def _attempt(self, chunk: Chunk, told: Callable[[Sequence[Result]], None]) -> tuple[int, Exception | None]:
+        """How many results a worker gave, and what stopped it from giving the others."""
+        done = 0
+
+        def report(_: Kind, body: bytes) -> None:
+            nonlocal done
+            results = Results.FromString(body).results
+            done += len(results)
+            told(results)
+
+        task = self._task(Kind.CHUNK, chunk.SerializeToString(), None, CALLERS, report)
+        try:
+            await self._answer(task)
+        except (WorkerLost, SolveTimeout) as error:
+            return done, error
+        return done, None
+
+    def _task(self, kind: Kind, request: bytes, within: float | None, priority: int, report: Report | None) -> Task:
         loop = asyncio.get_running_loop()
         self._check(len(request))
         deadline = None if within is None else loop.time() + within
-        return Task(priority, next(self._numbers), request, deadline, progress, loop.create_future(), kind)
+        return Task(priority, next(self._numbers), request, deadline, report, loop.create_future(), kind)
 
     async def _answer(self, task: Task) -> bytes:
         """Stand in the line and get what a worker says."""
@@ -172,7 +239,7 @@ class Workers:
             return await task.answer
         except asyncio.CancelledError:
             if task.worker is not None:
-                task.worker.hurry(FREED if task.kind == Kind.SOLVE else CHECKED)
+                task.worker.hurry(CHECKED if task.kind == Kind.CHECK else FREED)
             self._leave_line(task, "the caller has left")
             raise
         finally:
@@ -197,7 +264,7 @@ class Workers:
 
     # -- one worker and those after it -------------------------------------------------------------------------------
 
-    async def _keep(self, worker: WorkerProcess | None) -> None:
+    async def _keep(self, worker: Worker | None) -> None:
         """Keep one worker at work, and start another when it is gone."""
         failures = 0
         while not self._closing:
@@ -210,18 +277,18 @@ class Workers:
             try:
                 await self._employ(worker)
             except Exception as error:  # whatever it is, the next worker is not to be missed for it
-                _log.error("worker_not_kept", exc_info=error)
+                _log.error("a worker was not kept", exc_info=error)
             finally:
                 self._alive.discard(worker)
                 await worker.end()
             lived = worker.solves or asyncio.get_running_loop().time() - since > STEADY
             worker, failures = None, 0 if lived else failures + 1
 
-    async def _started(self) -> WorkerProcess | None:
+    async def _started(self) -> Worker | None:
         try:
             worker = await self._joined()
         except Exception as error:  # whatever it is, it is tried again
-            _log.error("no_worker", reason=str(error), exc_info=not isinstance(error, WorkerLost))
+            _log.error("no worker: %s", error, exc_info=not isinstance(error, WorkerLost))
             self._failure = error
             if not self._alive:
                 for task in self._line.clear():
@@ -230,7 +297,7 @@ class Workers:
         self._failure = None
         return worker
 
-    async def _employ(self, worker: WorkerProcess) -> None:
+    async def _employ(self, worker: Worker) -> None:
         """Give one worker task after task while it is fit."""
         while not self._closing and worker.fit and worker.solves < self._recycle_after:
             if (task := await self._line.next(worker)) is not None:
@@ -239,7 +306,7 @@ class Workers:
                 worker.fit = False
                 self._note_loss(worker, "it died with nothing to do")
 
-    async def _serve(self, task: Task, worker: WorkerProcess) -> None:
+    async def _serve(self, task: Task, worker: Worker) -> None:
         error: Exception | None = None
         answer, began = b"", time.perf_counter()
         try:
@@ -267,17 +334,32 @@ class Workers:
         self._line.join(task)
         return True
 
-    def _note_loss(self, worker: WorkerProcess, how: str) -> None:
+    def _note_loss(self, worker: Worker, how: str) -> None:
         self.lost += 1
         try:
             self._on_lost(f"{how} (process {worker.pid})")
         except Exception as error:  # who is told must not cost the caller an answer
-            _log.error("worker_loss_not_told", exc_info=error)
+            _log.error("the loss of a worker was not told", exc_info=error)
 
 
 def pause(failures: int) -> float:
     """Seconds before a worker is started again after so many failures."""
     return min(BACKOFF[0] * 2.0 ** min(failures - 1, 20), BACKOFF[1])
+
+
+def _progress(body: bytes) -> Progress:
+    message = equipoise_pb2.Progress.FromString(body)
+    known = {name: getattr(message, name) for name in ("objective", "bound") if message.HasField(name)}
+    return Progress(message.seconds, stage=message.stage, **known)
+
+
+def _part(chunk: Chunk, items: Sequence[Item]) -> Chunk:
+    """A chunk of some of the tasks."""
+    return Chunk(options=chunk.options, form=chunk.form, check=chunk.check, items=items)
+
+
+def _failed(error: Exception) -> Result:
+    return Result(failure=to_status(error))
 
 
 def _closed() -> Refused:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 from google.rpc.code_pb2 import Code
 
-from .protocol.failures import Refused
-from .worker_frames import Kind
-from .worker_process import Report, WorkerProcess
+from ..protocol.failures import Refused
+from .frames import Kind
+from .worker import Report, Worker
 
 MOST_BYTES = 256 * 2**20
 """Bytes of requests that may wait for a worker; one alone may be larger."""
@@ -27,8 +27,8 @@ BUSY = 1.0
 
 @dataclass(order=True)
 class Task:
-    """A request that waits for a worker or is with one; sorts by who comes first. kind: SOLVE or CHECK. seconds: how
-    long a worker had it."""
+    """A request that waits for a worker or is with one; sorts by who comes first. kind: SOLVE, CHECK or CHUNK.
+    seconds: how long a worker had it."""
 
     priority: int
     number: int
@@ -38,7 +38,7 @@ class Task:
     answer: asyncio.Future[bytes] = field(compare=False)
     kind: Kind = field(compare=False, default=Kind.SOLVE)
     seconds: float = field(compare=False, default=0.0)
-    worker: WorkerProcess | None = field(compare=False, default=None)
+    worker: Worker | None = field(compare=False, default=None)
     again: bool = field(compare=False, default=False)
 
     def fail(self, error: Exception) -> None:
@@ -51,7 +51,7 @@ class Task:
 class _Idle:
     """A worker with nothing to do, and where to put what comes."""
 
-    worker: WorkerProcess
+    worker: Worker
     task: asyncio.Future[Task]
 
 
@@ -108,7 +108,7 @@ class Line:
         while self._idle:
             self._idle.popleft().task.cancel()
 
-    async def next(self, worker: WorkerProcess) -> Task | None:
+    async def next(self, worker: Worker) -> Task | None:
         """The task that a worker gets, as soon as there is one; None if it dies before, or nothing more comes."""
         idle = _Idle(worker, asyncio.get_running_loop().create_future())
         self._idle.append(idle)

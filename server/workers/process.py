@@ -11,56 +11,26 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from typing import Self
 
 from google.protobuf.message import DecodeError
-from google.rpc.code_pb2 import Code
 from google.rpc.status_pb2 import Status
 
-from ..solvers.control import Progress
-from ..specs.errors import EquipoiseError, SolveTimeout
-from .protocol import equipoise_pb2 as pb
-from .protocol.failures import Refused, from_status
-from .protocol.wire import Limits
-from .worker import GRACE, NO_MEMORY, Setup
-from .worker_frames import Frame, Junk, Kind, receive_soon, send_soon
+from ...specs.errors import EquipoiseError, SolveTimeout
+from ..protocol.failures import from_status
+from .child import NO_MEMORY, Setup
+from .frames import Frame, Junk, Kind, receive_soon, send_soon
+from .worker import GRACE, READING, STARTUP, Report, Worker, WorkerLost, WorkerSettings
 
-COMMAND = (sys.executable, "-P", "-m", f"{__package__}.worker")
+COMMAND = (sys.executable, "-P", "-m", f"{__package__}.child")
 """What runs in a worker; its one argument is the `Setup`."""
-STARTUP = 300.0
-"""Seconds that a worker has to get ready: the first one on a machine compiles."""
-READING = 60.0
-"""Seconds that a worker has to read and validate a request."""
 _DEATH = 1.0
 """Seconds that a process has to end after its socket did."""
 
-Report = Callable[[Progress], None]
 
-
-class WorkerLost(Refused):
-    """The process died in which a task was being solved, and the task with it.
-
-    memory: it needed more than there was, as it would again.
-    """
-
-    def __init__(self, message: str, memory: bool = False) -> None:
-        super().__init__(Code.INTERNAL, "WORKER_OUT_OF_MEMORY" if memory else "WORKER_LOST", message)
-        self.memory = memory
-
-
-@dataclass(frozen=True)
-class WorkerSettings:
-    """What all workers have in common. memory: bytes that each may take."""
-
-    memory: int | None = None
-    limits: Limits = field(default_factory=Limits)
-
-
-class WorkerProcess:
-    """A worker, ready. It solves one task at a time."""
+class WorkerProcess(Worker):
+    """A worker of this machine."""
 
     def __init__(
         self,
@@ -69,14 +39,8 @@ class WorkerProcess:
         leash: socket.socket,
         settings: WorkerSettings,
     ) -> None:
-        self.fit = True
-        """Whether it may be given another task."""
-        self.solves = 0
-        """Tasks that it was given."""
-        self.started = False
-        """Whether it has read the request of the task in hand."""
-        self.dead = asyncio.ensure_future(process.wait())
-        """Done once the process is."""
+        super().__init__()
+        self._dead = asyncio.ensure_future(process.wait())
         self._process = process
         self._connection = connection
         self._leash = leash  # its other end tells a worker's guardian, whatever the worker does, that this one is gone
@@ -84,17 +48,18 @@ class WorkerProcess:
         self._sending = asyncio.Lock()
         self._stopping: asyncio.Task[None] | None = None
         self._clock: asyncio.Timeout | None = None
-        self._latest: float | None = None
+        self._latest: float | None = None  # by the loop's clock: when the task in hand has to be done
+        self._pace: float | None = None  # and when its next results have to be there
+
+    @property
+    def dead(self) -> asyncio.Future[int]:
+        """Done once the process is; its exit code."""
+        return self._dead
 
     @property
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
-
-    @property
-    def hurried(self) -> bool:
-        """Whether the task in hand was told to stop."""
-        return self._stopping is not None
 
     @classmethod
     async def start(cls, settings: WorkerSettings) -> Self:
@@ -127,13 +92,13 @@ class WorkerProcess:
     # -- a task ------------------------------------------------------------------------------------------------------
 
     def prepare(self, deadline: float | None) -> None:
-        """Take the next task on, whose caller waits until then by the loop's clock; from now on it can be hurried."""
-        self.solves += 1
-        self.started, self._stopping = False, None
+        super().prepare(deadline)
+        self._stopping = self._pace = None
         self._latest = None if deadline is None else deadline + GRACE
 
-    async def ask(self, kind: Kind, request: bytes, deadline: float | None, report: Report | None) -> bytes:
-        """The answer to SOLVE or CHECK. Raises the error of the solve, `SolveTimeout` or `WorkerLost`."""
+    async def ask(
+        self, kind: Kind, request: bytes | memoryview, deadline: float | None, report: Report | None
+    ) -> bytes:
         try:
             async with asyncio.timeout_at(self._latest) as self._clock:
                 await self._begin(kind, request, deadline)
@@ -153,13 +118,13 @@ class WorkerProcess:
         finally:
             self._clock = None
 
-    async def _begin(self, kind: Kind, request: bytes, deadline: float | None) -> None:
+    async def _begin(self, kind: Kind, request: bytes | memoryview, deadline: float | None) -> None:
         """Send the task and see it begun, or fail. Raises `WorkerLost` where that takes too long."""
         try:
             async with asyncio.timeout(READING):
                 async with self._sending:
                     within = math.inf if deadline is None else deadline - asyncio.get_running_loop().time()
-                    await send_soon(self._connection, Frame(kind, self.solves, within, body=request))
+                    await send_soon(self._connection, Frame(kind, self.solves, within), request)
                 frame = await self._frame()
         except TimeoutError:
             self.kill()
@@ -167,15 +132,19 @@ class WorkerProcess:
         if frame.kind != Kind.STARTED:
             raise _unexpected(frame)
         self.started = True
-        self._no_later(frame.seconds)
+        if kind == Kind.CHUNK:
+            self._keep_pace(frame.seconds)
+        else:
+            self._no_later(frame.seconds)
 
     async def _answer(self, report: Report | None) -> bytes:
         while (frame := await self._frame()).kind != Kind.ANSWER:
-            if frame.kind != Kind.PROGRESS:
+            if frame.kind not in (Kind.PROGRESS, Kind.RESULTS):
                 raise _unexpected(frame)
-            progress = _progress(frame.body)
+            if frame.kind == Kind.RESULTS:
+                self._keep_pace(frame.seconds)
             if report is not None:
-                report(progress)
+                report(frame.kind, frame.body)
         return frame.body
 
     async def _frame(self) -> Frame:
@@ -189,8 +158,8 @@ class WorkerProcess:
         return frame
 
     def hurry(self, seconds: float) -> None:
-        """Tell the task in hand to stop with the best plan so far; kill the worker after so many seconds."""
         if self._stopping is None:
+            self.hurried = True
             self._stopping = asyncio.ensure_future(self._stop(self.solves))
         self._no_later(seconds)
 
@@ -202,8 +171,17 @@ class WorkerProcess:
     def _no_later(self, seconds: float) -> None:
         when = asyncio.get_running_loop().time() + seconds
         self._latest = when if self._latest is None else min(when, self._latest)
+        self._set_clock()
+
+    def _keep_pace(self, seconds: float) -> None:
+        """The next results have to come within so many seconds."""
+        self._pace = asyncio.get_running_loop().time() + seconds
+        self._set_clock()
+
+    def _set_clock(self) -> None:
         if self._clock is not None and not self._clock.expired():
-            self._clock.reschedule(self._latest)
+            limits = [limit for limit in (self._latest, self._pace) if limit is not None and limit < math.inf]
+            self._clock.reschedule(min(limits, default=None))
 
     # -- its end -----------------------------------------------------------------------------------------------------
 
@@ -214,7 +192,7 @@ class WorkerProcess:
             os.killpg(self.pid, signal.SIGKILL)
 
     async def end(self) -> None:
-        """Kill it, wait until it is gone, and give everything back. It is waited for even if this is cancelled."""
+        """As of every worker. It is waited for even if this is cancelled."""
         self.kill()
         self._connection.close()
         self._leash.close()
@@ -278,9 +256,3 @@ def _pair(ours: ExitStack, theirs: ExitStack) -> tuple[socket.socket, socket.soc
 
 def _unexpected(frame: Frame) -> Junk:
     return Junk(f"a worker does not send {frame.kind.name} now")
-
-
-def _progress(body: bytes) -> Progress:
-    message = pb.Progress.FromString(body)
-    known = {name: getattr(message, name) for name in ("objective", "bound") if message.HasField(name)}
-    return Progress(message.seconds, stage=message.stage, **known)

@@ -1,0 +1,1 @@
+"""Batches: many specs from files to certified plans in a file."""

@@ -1,0 +1,200 @@
+"""Runs a batch: tasks to workers in chunks, a bounded number of them in flight, and outcomes to where they are kept.
+
+A chunk is solved by one worker. What the worker writes of a plan goes to the output as it is: nothing here depends on
+how large a spec or a plan is but the copying of its bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...server.protocol import wire
+from ...server.protocol.failures import Refused, from_status, read_infeasible
+from ...server.workers import chunks_pb2 as pb
+from ...server.workers.chunks import CHECK_FAILED
+from ...server.workers.pool import Workers
+from ...solvers.control import Options
+from ...specs.errors import EquipoiseError, SpecError
+from ...specs.reading import TaskDocument
+from ..failures import CHECK_FAILED as CHECK_FAILED_CODE
+from ..failures import failure_of
+from .feed import Feed
+from .outputs import Failed, Output, Solved
+from .pace import Pace
+from .tasks import Place, Task, Unread
+
+CHUNK_BYTES = 16 * 2**20
+"""Bytes of tasks in one chunk; one alone may be larger."""
+CHUNKS_PER_WORKER = 2
+"""Chunks in flight: one that is solved, and one that waits so that nobody has to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A task as workers take it; or what is wrong with it already."""
+
+    place: Place
+    digest: bytes
+    item: pb.Item | None
+    failed: Failed | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes."""
+        return 0 if self.item is None else len(self.item.text) or self.item.ByteSize()
+
+
+class Batch:
+    """One run over tasks. Belongs to the event loop that runs it.
+
+    elsewhere: whether workers run where our files are not: what a spec refers to is then read here.
+    """
+
+    def __init__(
+        self,
+        tasks: Iterable[Task | Unread],
+        output: Output,
+        workers: Workers,
+        options: Options,
+        *,
+        check: bool = True,
+        elsewhere: bool = False,
+    ) -> None:
+        self.fresh = self.failures = 0
+        """Outcomes of this run, and the failures among them."""
+        self.skipped = 0
+        """Tasks that had an outcome before."""
+        self.points = 0
+        """Tasks beyond the first of each sweep."""
+        self.started = False
+        """Whether there was something to do, for which workers have started."""
+        self._tasks, self._output, self._workers = tasks, output, workers
+        self._check, self._elsewhere = check, elsewhere
+        self._options = wire.options(options)
+        self._pace = Pace(workers.count)
+
+    async def run(self) -> None:
+        """Give every task an outcome; workers start with the first that has none yet.
+
+        Raises what ends all of them: an output that cannot be written, workers that cannot be started. Cancelling it
+        leaves what has no outcome yet.
+        """
+        room = asyncio.Semaphore(CHUNKS_PER_WORKER * self._workers.count)
+        feed = Feed(self._ready(), lambda ready: ready.size)
+        try:
+            async with asyncio.TaskGroup() as group:
+                while entries := await feed.take(self._pace.tasks, CHUNK_BYTES):
+                    if not self.started:
+                        await self._workers.start()
+                        self.started = True
+                    await room.acquire()
+                    solving = group.create_task(self._solve(entries))
+                    solving.add_done_callback(lambda _: room.release())
+        except BaseExceptionGroup as errors:
+            raise _first(errors) from None
+        finally:
+            feed.close()
+
+    def _ready(self) -> Iterator[Ready]:
+        """The tasks without an outcome, in a thread of their own."""
+        swept = None
+        for task in self._tasks:
+            if task.place.point is not None:
+                document = task.place.file, task.place.line
+                self.points += document == swept
+                swept = document
+            if self._output.has(task):
+                self.skipped += 1
+            elif isinstance(task, Unread):
+                digest = task.digest()
+                yield Ready(task.place, digest, None, _failed(task.place, digest, task.error, "", task.name or ""))
+            else:
+                yield self._item(task)
+
+    def _item(self, task: Task) -> Ready:
+        place, digest = task.place, task.digest()
+        item = pb.Item(source=_printable(place.file), line=place.line or 0)
+        if place.point is not None:
+            item.point = json.dumps(dict(place.point))
+        if self._elsewhere and "file" in task.text:
+            document = None
+            try:
+                document = TaskDocument(task.text, place.file, place.line)
+                spec = document.spec(task.folder, place.point)
+            except SpecError as error:
+                kind, name = ("", "") if document is None else (document.kind or "", document.name or "")
+                return Ready(place, digest, None, _failed(place, digest, error, kind, name))
+            item.document.MergeFromString(b"".join(wire.spec_fields(spec)))
+        else:
+            item.text, item.folder = _printable(task.text), b"" if self._elsewhere else os.fsencode(task.folder)
+        return Ready(place, digest, item)
+
+    async def _solve(self, entries: Sequence[Ready]) -> None:
+        self._keep([], [entry.failed for entry in entries if entry.failed is not None])
+        left = deque(entry for entry in entries if entry.item is not None)
+        chunk = pb.Chunk(options=self._options, form=pb.FORM_RECORD, check=self._check)
+        chunk.items.extend(entry.item for entry in left if entry.item is not None)
+
+        def told(results: Sequence[pb.Result]) -> None:
+            solved, failed = list[Solved](), list[Failed]()
+            for result in results:
+                entry = left.popleft()
+                if result.WhichOneof("outcome") == "record":
+                    solved.append(_solved(entry, result))
+                else:
+                    failed.append(_failed(entry.place, entry.digest, _error(result), result.kind, result.name))
+            self._keep(solved, failed)
+
+        if left:
+            await self._workers.solve_all(chunk, told)
+
+    def _keep(self, solved: Sequence[Solved], failed: Sequence[Failed]) -> None:
+        if solved:
+            self._output.add(solved)
+        if failed:
+            self._output.fail(failed)
+        self.fresh += len(solved) + len(failed)
+        self.failures += len(failed)
+        self._pace.done(len(solved) + len(failed))
+
+
+def _solved(entry: Ready, result: pb.Result) -> Solved:
+    record = result.record
+    return Solved(
+        entry.place, entry.digest, record.body, result.kind, record.status, gap=record.gap, seconds=record.seconds
+    )
+
+
+def _error(result: pb.Result) -> EquipoiseError:
+    if result.WhichOneof("outcome") == "infeasible":
+        return read_infeasible(result.infeasible)
+    return from_status(result.failure)
+
+
+def _failed(place: Place, digest: bytes, error: EquipoiseError, kind: str, name: str) -> Failed:
+    failure = failure_of(error)
+    if isinstance(error, Refused):
+        code = CHECK_FAILED_CODE if error.reason == CHECK_FAILED else failure.code
+        failure = replace(failure, type="ServiceError", code=code, details={"cause": error.reason})
+    return Failed(
+        place, digest, kind or None, name or None, failure.type, failure.message, failure.code, failure.details
+    )
+
+
+def _first(errors: BaseExceptionGroup[Any]) -> BaseException:
+    """The first error of several that came at once: the others follow from the same cause."""
+    first: BaseException = errors
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
+
+
+def _printable(text: str) -> str:
+    """A text that a message can hold: no lone surrogates."""
+    return text.encode(errors="replace").decode()
