@@ -160,7 +160,7 @@ class _Pool:
                     raise told.error
                 running -= 1
                 continue
-            pace.done(len(told))
+            pace.done(len(told), self._workers.running)
             held.update(told)
             for number in list(held) if not ordered else range(taken, sent):
                 if number not in held:

@@ -31,6 +31,8 @@ from .tasks import Place, Task, Unread
 
 CHUNK_BYTES = 16 * 2**20
 """Bytes of tasks in one chunk; one alone may be larger."""
+READ_AGAIN = 2**16
+"""Characters of a task up to which it is read here for its name, if the worker that should have told it died."""
 CHUNKS_PER_WORKER = 2
 """Chunks in flight: one that is solved, and one that waits so that nobody has to."""
 
@@ -148,7 +150,8 @@ class Batch:
                 if result.WhichOneof("outcome") == "record":
                     solved.append(_solved(entry, result))
                 else:
-                    failed.append(_failed(entry.place, entry.digest, _error(result), result.kind, result.name))
+                    kind, name = (result.kind, result.name) if result.kind else _known(entry)
+                    failed.append(_failed(entry.place, entry.digest, _error(result), kind, name))
             self._keep(solved, failed)
 
         if left:
@@ -161,7 +164,7 @@ class Batch:
             self._output.fail(failed)
         self.fresh += len(solved) + len(failed)
         self.failures += len(failed)
-        self._pace.done(len(solved) + len(failed))
+        self._pace.done(len(solved) + len(failed), self._workers.running)
 
 
 def _solved(entry: Ready, result: pb.Result) -> Solved:
@@ -175,6 +178,18 @@ def _error(result: pb.Result) -> EquipoiseError:
     if result.WhichOneof("outcome") == "infeasible":
         return read_infeasible(result.infeasible)
     return from_status(result.failure)
+
+
+def _known(entry: Ready) -> tuple[str, str]:
+    """The kind and the name of a task whose worker could not tell them any more; nothing of one that does not parse, or
+    that would take long to."""
+    if entry.item is None or not 0 < len(entry.item.text) <= READ_AGAIN:
+        return "", ""
+    try:
+        document = TaskDocument(entry.item.text, entry.item.source, entry.item.line or None)
+    except SpecError:
+        return "", ""
+    return document.kind or "", document.name or ""
 
 
 def _failed(place: Place, digest: bytes, error: EquipoiseError, kind: str, name: str) -> Failed:

@@ -22,15 +22,17 @@ class Pace:
     def __init__(self, workers: int, now: Callable[[], float] = time.monotonic) -> None:
         self.tasks = 1
         """Tasks for the next chunk."""
-        self._workers, self._now = workers, now
-        self._since, self._done = now(), 0
+        self._now = now
+        self._since, self._done, self._busy = now(), 0, 0
         self._seconds = max(LEAST, PER_WORKER * workers)
 
-    def done(self, tasks: int) -> None:
-        """So many tasks more have an outcome."""
+    def done(self, tasks: int, busy: int) -> None:
+        """So many tasks more have an outcome, and so many workers have something to do: those that wait for their driver
+        must not make a task look long, or chunks would shrink just where handing over is what costs."""
         self._done += tasks
+        self._busy += tasks * max(busy, 1)
         elapsed = self._now() - self._since
         if self._done and elapsed >= LOOK:
-            each = elapsed * self._workers / self._done
+            each = elapsed * self._busy / self._done**2
             self.tasks = max(1, min(round(self._seconds / each), _SOONER * self.tasks, MOST))
-            self._since, self._done = self._now(), 0
+            self._since, self._done, self._busy = self._now(), 0, 0

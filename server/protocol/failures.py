@@ -167,4 +167,5 @@ def infeasible(error: InfeasibleError) -> pb.Infeasible:
 
 def read_infeasible(message: pb.Infeasible) -> InfeasibleError:
     """The error that the result stands for."""
-    return InfeasibleError(message.message, tuple(message.fields), dict(message.change))
+    # A map comes in any order, another one in each process.
+    return InfeasibleError(message.message, tuple(message.fields), dict(sorted(message.change.items())))

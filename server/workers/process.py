@@ -17,7 +17,7 @@ from typing import Self
 from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
-from ...specs.errors import EquipoiseError, SolveTimeout
+from ...specs.errors import SolveTimeout
 from ..protocol.failures import from_status
 from .child import NO_MEMORY, Setup
 from .frames import Frame, Junk, Kind, receive_soon, send_soon
@@ -27,6 +27,14 @@ COMMAND = (sys.executable, "-P", "-m", f"{__package__}.child")
 """What runs in a worker; its one argument is the `Setup`."""
 _DEATH = 1.0
 """Seconds that a process has to end after its socket did."""
+
+
+class _Unheard(Exception):
+    """Whoever was told of a task failed at it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class WorkerProcess(Worker):
@@ -110,11 +118,9 @@ class WorkerProcess(Worker):
             ) from None
         except (OSError, DecodeError) as error:
             raise await self._lost(error) from None
-        except EquipoiseError:
-            raise
-        except Exception:  # of `report`: the solve goes on, and nobody listens
+        except _Unheard as unheard:  # the solve goes on, and nobody listens
             self.kill()
-            raise
+            raise unheard.error from None
         finally:
             self._clock = None
 
@@ -144,7 +150,12 @@ class WorkerProcess(Worker):
             if frame.kind == Kind.RESULTS:
                 self._keep_pace(frame.seconds)
             if report is not None:
-                report(frame.kind, frame.body)
+                try:
+                    report(frame.kind, frame.body)
+                except DecodeError:
+                    raise
+                except Exception as error:
+                    raise _Unheard(error) from None
         return frame.body
 
     async def _frame(self) -> Frame:
