@@ -20,7 +20,7 @@ from ..specs.spec import Plan, Spec
 from .algorithm import Algorithm
 from .algorithms import LONG, load
 from .answer import Answer, Backend, ProgramInfeasible
-from .backends import backend_for
+from .backends import backend_for, make_backend
 from .conflicts import find_conflict
 from .control import Control, Method, Options, Watcher
 from .formulation import Evidence, Formulation, formulation
@@ -67,8 +67,10 @@ class Solver:
     prices and workspaces, a backend's model."""
 
     def __init__(self, options: Options) -> None:
+        """Raises `UnsupportedError` for a backend that there is not."""
         self.options = options
-        self._backends: dict[str, Backend] = {}
+        name = options.backend
+        self._backends: dict[str, Backend] = {} if name is None else {name: make_backend(name)}
         self._algorithms: dict[str, Algorithm[Any, Any]] = {}
 
     def solve(self, spec: Spec[P], watch: Watcher | None = None, within: float | None = None, search: bool = True) -> P:

@@ -29,7 +29,8 @@ RECENT = 10.0
 class Stand:
     """Where a batch stands, for who wants to know: read by one thread while others write.
 
-    expected: documents among the sources, once they are counted. workers: asked for. lost: that died.
+    expected: documents among the sources, once they are counted. workers: asked for. lost: that died. closing: every
+    spec has its outcome, and the output is being finished.
     """
 
     began: float = field(default_factory=time.monotonic)
@@ -37,6 +38,7 @@ class Stand:
     expected: int | None = None
     workers: int = 0
     lost: int = 0
+    closing: bool = False
 
     @property
     def fresh(self) -> int:
@@ -122,6 +124,8 @@ def line(stand: Stand, rate: float) -> str:
     """`1,200 of 10,000   345/s   2 failed   25 s left`."""
     if stand.batch is None:
         return "looking at what is there"
+    if stand.closing:
+        return f"{stand.done:,} done; finishing the output"
     if not stand.batch.started:
         return f"{stand.done:,} done before" if stand.done else f"starting {stand.workers:,} workers"
     total = stand.total

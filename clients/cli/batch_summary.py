@@ -37,7 +37,7 @@ def print_summary(console: Console, output: Output, stand: Stand, plots: Sequenc
         console.print()
         console.print(table)
     console.print()
-    files = [("results", output.path)] if tally.plans else []
+    files = [("results", output.results_path)] if tally.plans else []
     if tally.failures:
         files.append(("failures", output.failures_path))
     for label, path in [*files, *(("plot", path) for path in plots)]:
@@ -61,7 +61,7 @@ def summary_document(output: Output, stand: Stand, plots: Sequence[Path], interr
             "interrupted": interrupted,
             "kinds": {name or NO_KIND: _kind_document(kind) for name, kind in tally.kinds.items()},
             "causes": dict(tally.causes()),
-            "results": str(output.path),
+            "results": str(output.results_path),
             "failures": str(output.failures_path) if tally.failures else None,
             "plots": [str(path) for path in plots],
         }

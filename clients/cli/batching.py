@@ -52,8 +52,9 @@ class BatchCommand:
             stand.count(sources)
             with BatchProgress(aside, stand):
                 finished = asyncio.run(self._finished(sources, output, stand))
+                stand.closing = True
                 output.close(finished)
-        plots = [] if self.plot is None else _drawn(output, self.plot)
+        plots = _drawn(output, self.plot) if self.plot is not None and finished else []
         if json:
             print(summary_document(output, stand, plots, not finished), flush=True)
         else:
