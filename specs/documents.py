@@ -66,7 +66,7 @@ class Document:
             return
 
     def _yaml(self) -> Any:
-        if self._text.count(",") > LARGEST_YAML:  # parsing alone would take minutes
+        if _would_take_minutes(self._text):
             raise _too_long(self.source)
         yaml = YAML(typ="safe", pure=True)
         try:
@@ -95,7 +95,7 @@ class Document:
 
     def _line(self, place: Place) -> int | None:
         if self._root is None:
-            if self._text.count(",") > LARGEST_YAML:  # a line is not worth minutes
+            if _would_take_minutes(self._text):
                 return None
             try:
                 self._root = YAML(typ="safe", pure=True).compose(self._text)  # JSON is YAML, and YAML knows its lines
@@ -176,6 +176,11 @@ def _below(node: Node, place: Place) -> tuple[Node | None, Place]:
         if rest and isinstance(rest[0], int) and rest[0] < len(node.value):
             return node.value[rest[0]], (step, *rest[1:])
     return None, ()
+
+
+def _would_take_minutes(text: str) -> bool:
+    """Whether a text holds more values than YAML may, by what stands before, between or behind them."""
+    return any(text.count(mark) > LARGEST_YAML for mark in (",", "- ", "-\n", ": ", ":\n"))
 
 
 def _refuse_bomb(root: Node, source: str) -> None:

@@ -23,6 +23,20 @@ MOST_POINTS = 100_000
 LONGEST_VALUE = 1000
 """Characters of a swept string: every result repeats it."""
 
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "description": "Fields, dotted where they lie inside others, and the values that each takes: `equipoise batch` "
+    "solves the spec for every combination.",
+    "minProperties": 1,
+    "additionalProperties": {
+        "type": "array",
+        "items": {"type": ["boolean", "number", "string", "null"]},
+        "minItems": 1,
+        "uniqueItems": True,
+    },
+}
+"""What a sweep may say, as JSON Schema."""
+
 _FIXED = ("kind", "name", "sweep")
 _LARGEST_WHOLE = 2**63
 

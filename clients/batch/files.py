@@ -9,12 +9,13 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from ...specs.errors import SpecError
-from .walking import LOCK, STDIN, Found, Pattern, Seen, walked
+from .beside import FAILURES, LOCK, PART
+from .walking import STDIN, Found, Pattern, Seen, walked
 
 DOCUMENTS, LINES, TABLES = (".yaml", ".yml", ".json"), (".jsonl", ".ndjson"), (".parquet",)
 """Suffixes of files that are one spec, and of those that hold one in each line or row."""
 
-_BESIDE_RESULTS = (".failures.jsonl", ".part.jsonl", LOCK)
+_BESIDE_RESULTS = (FAILURES, PART, LOCK)
 _WRITTEN_BY_US = (".plan.json", *_BESIDE_RESULTS)
 """What is no source where it is met in a folder: saved plans, and what batches write."""
 _SUFFIXES = (*DOCUMENTS, *LINES, *TABLES)

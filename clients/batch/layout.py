@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from ...specs.sweeps import Scalar
 from .swept import Outcome, Swept, is_number
@@ -55,7 +56,7 @@ class Layout:
         there = sorted({_combination(outcome, numbers) for outcome in swept.outcomes})
         return cls(fields, across, up, colours, frames, tuple(there[:MOST_FRAMES]), len(there[MOST_FRAMES:]))
 
-    @property
+    @cached_property
     def along_numbers(self) -> bool:
         """Whether the horizontal axis is one of numbers, not of words."""
         return _numeric(self.fields[self.across])
@@ -76,7 +77,7 @@ class Layout:
 
     def grouped(self, outcomes: Iterable[Outcome], names: Sequence[str]) -> dict[Combination, list[Outcome]]:
         """Outcomes by the values of some fields, in the order of these values."""
-        numbers = {name: _numbered(self.fields[name]) for name in names}
+        numbers = {name: self._numbers[name] for name in names}
         groups = dict[Combination, list[Outcome]]()
         for outcome in outcomes:
             groups.setdefault(_combination(outcome, numbers), []).append(outcome)
@@ -84,7 +85,11 @@ class Layout:
 
     def number(self, outcome: Outcome, name: str) -> int:
         """Which of its values a field has."""
-        return _numbered(self.fields[name])[json.dumps(outcome.point.get(name))]
+        return self._numbers[name][json.dumps(outcome.point.get(name))]
+
+    @cached_property
+    def _numbers(self) -> dict[str, dict[str, int]]:
+        return {name: _numbered(values) for name, values in self.fields.items()}
 
 
 def written(value: Scalar) -> str:

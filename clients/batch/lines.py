@@ -7,13 +7,13 @@ worker's own bytes, and what a later run needs of it stands at its two ends.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...solvers import records
 from .tally import Tally
 from .tasks import DIGEST_BYTES, Place
 
@@ -89,18 +89,9 @@ def failure_line(failed: Failed) -> bytes:
         "reason": failed.reason,
         "exit_code": failed.exit_code,
     }
-    document |= {name: strict(value) for name, value in failed.details.items() if name not in document}
+    document |= {name: value for name, value in failed.details.items() if name not in document}
     document["digest"] = failed.digest.hex()
-    return json.dumps(document, allow_nan=False).encode() + b"\n"
-
-
-def strict(value: Any) -> Any:
-    """A document in which every number is finite; the others become the strings "inf", "-inf" and "nan"."""
-    if isinstance(value, Mapping):
-        return {name: strict(entry) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [strict(entry) for entry in value]
-    return str(float(value)) if isinstance(value, float) and not math.isfinite(value) else value
+    return records.line(document).encode() + b"\n"
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

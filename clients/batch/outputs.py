@@ -15,16 +15,16 @@ from typing import Any, Self
 import numpy as np
 
 from ...specs.errors import SpecError
+from .beside import FAILURES, LOCK, PART
 from .index import Index, Mask
 from .journal import Journal, Lines, drop, outcomes_of
 from .lines import Failed, Solved, failure_line, read_failure, result_line
 from .lock import Lock, refuse_other_options
-from .tables import PART, Table
+from .tables import Table
 from .tally import Tally
 from .tasks import Task, Unread
 
 SUFFIXES = (".jsonl", ".ndjson", ".parquet")
-FAILURES, LOCK = ".failures.jsonl", ".batch.json"
 
 
 class Output:

@@ -27,8 +27,11 @@ class Pace:
         self._seconds = max(LEAST, PER_WORKER * workers)
 
     def done(self, tasks: int, busy: int) -> None:
-        """So many tasks more have an outcome, and so many workers have something to do: those that wait for their driver
-        must not make a task look long, or chunks would shrink just where handing over is what costs."""
+        """So many tasks more have an outcome, and so many workers have something to do.
+
+        The time of those that wait for their driver must not count as a task's: chunks would shrink just where handing
+        them over is what costs.
+        """
         self._done += tasks
         self._busy += tasks * max(busy, 1)
         elapsed = self._now() - self._since

@@ -7,6 +7,7 @@ import textwrap
 import warnings
 from collections.abc import Iterable
 from io import BytesIO
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,12 @@ _STYLE: Any = {
 }
 
 
+def require_matplotlib() -> None:
+    """Raises `UnsupportedError` where it is not installed."""
+    if find_spec("matplotlib") is None:
+        raise UnsupportedError("pictures need matplotlib: pip install 'equipoise[plot]'")
+
+
 def draw(results: Path | Iterable[Result], folder: Path) -> list[Path]:
     """A picture of each sweep among the results of a batch, as PNG and as SVG; the files that were written.
 
@@ -49,10 +56,9 @@ def draw(results: Path | Iterable[Result], folder: Path) -> list[Path]:
     where it is missing. Raises `UnsupportedError` without matplotlib, and `SpecError` for results that cannot be read
     or pictures that cannot be written.
     """
-    try:
-        import matplotlib as mpl
-    except ModuleNotFoundError:
-        raise UnsupportedError("pictures need matplotlib: pip install 'equipoise[plot]'") from None
+    require_matplotlib()
+    import matplotlib as mpl
+
     sweeps = gather(results)
     if sweeps:
         try:

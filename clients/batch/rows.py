@@ -78,7 +78,7 @@ class Table:
     def __init__(self, path: str) -> None:
         """Raises `UnsupportedError` without pyarrow, and `ValueError` for a file that it cannot read."""
         self._path = path
-        with self._opened() as file:
+        with self._opened() as file, _told():
             self._schema = file.schema_arrow
             self.rows: int = file.metadata.num_rows
             size = sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))

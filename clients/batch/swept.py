@@ -12,8 +12,8 @@ from typing import Any
 
 from ...specs.errors import SpecError, shown
 from ...specs.sweeps import Scalar, unfit
+from .beside import FAILURES
 
-FAILURES = ".failures.jsonl"
 Document = Mapping[str, Any]
 Result = bytes | str | Document
 

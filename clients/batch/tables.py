@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...specs.errors import SpecError, UnsupportedError
+from .beside import PART
 from .durable import replacing, unwritable
 from .index import Mask
 from .journal import lines_of, outcomes_of
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from pyarrow import RecordBatch, Schema
     from pyarrow.parquet import ParquetFile
 
-PART = ".part.jsonl"
 GROUP_ROWS, GROUP_BYTES = 10_000, 64 << 20
 """Rows, and bytes of their lines, after which a row group is written: what is in memory at once."""
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
+from .beside import LOCK
+
 STDIN = "-"
-LOCK = ".batch.json"
-"""Ends the name of the file beside the results of a batch, which bears their name before."""
 
 
 @dataclass(frozen=True, slots=True)

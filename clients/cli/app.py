@@ -292,7 +292,7 @@ def schema(
 
     from ...specs.schema import json_schema
 
-    print(json.dumps(json_schema(kind), indent=2, allow_nan=False))
+    print(json.dumps(json_schema(kind, swept=True), indent=2, allow_nan=False))
     return 0
 
 

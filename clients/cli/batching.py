@@ -18,6 +18,7 @@ from ...solvers.control import Options
 from ...solvers.solve import Solver
 from ..batch.driver import Batch
 from ..batch.outputs import Output
+from ..batch.plots import draw, require_matplotlib
 from ..batch.sources import Sources
 from ..failures import INTERRUPTED
 from .batch_progress import BatchProgress, Stand
@@ -46,6 +47,8 @@ class BatchCommand:
         """Run the batch and print what came of it. Returns the exit code: that of the worst of its specs."""
         Solver(self.options)  # refuses what no spec could be solved with
         checked(self.engine, self.workers, self.worker_memory, self.address)
+        if self.plot is not None:
+            require_matplotlib()
         sources = Sources(self.sources, leave_out=[self.out])
         with Output(self.out, self._promised(), self.resume, self.retry_failed) as output:
             stand = Stand()
@@ -54,7 +57,7 @@ class BatchCommand:
                 finished = asyncio.run(self._finished(sources, output, stand))
                 stand.closing = True
                 output.close(finished)
-        plots = _drawn(output, self.plot) if self.plot is not None and finished else []
+        plots = draw(output.path, self.plot) if self.plot is not None and finished else []
         if json:
             print(summary_document(output, stand, plots, not finished), flush=True)
         else:
@@ -84,12 +87,6 @@ class BatchCommand:
         finally:
             await workers.stop(0.0)
         return True
-
-
-def _drawn(output: Output, folder: Path) -> list[Path]:
-    from ..batch.plots import draw
-
-    return draw(output.path, folder)
 
 
 @contextmanager

@@ -171,6 +171,18 @@ def give(output: Output, task: Task, what: str) -> None:
         output.fail([failed(task)])
 
 
+def test_a_file_that_is_rewritten_is_for_the_same_people_as_before(out: Path) -> None:
+    with Output(out, OPTIONS) as output:
+        output.add([solved(OLD)])
+    out.chmod(0o640)
+    before = out.stat()
+    with Output(out, OPTIONS, resume=True) as output:
+        output.add([solved(NEW)])
+    after = out.stat()
+    assert after.st_ino != before.st_ino, "it was not rewritten"
+    assert after.st_mode == before.st_mode
+
+
 def test_old_outcomes_stay_until_a_batch_is_over(out: Path) -> None:
     with Output(out, OPTIONS) as output:
         output.add([solved(OLD)])

@@ -172,6 +172,13 @@ def test_a_task_is_the_very_spec_that_load_gives(tmp_path: Path) -> None:
     assert TaskDocument(line, "lines.jsonl", 1).spec(None) == parse(line, "spec.json", None)
 
 
+@pytest.mark.parametrize("lines", ["- 1\n", "-\n", "  a: 1\n", "[1,\n"])
+def test_yaml_of_millions_of_values_is_refused_before_it_is_parsed(lines: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("equipoise.specs.documents.YAML", None)
+    with pytest.raises(eq.SpecError, match=r"spec\.yaml: holds more than 250,000 values"):
+        TaskDocument("kind: a\nsweep:\n" + lines * 250_001, "spec.yaml")
+
+
 def test_a_json_document_with_a_field_given_twice_says_so_and_flow_yaml_is_still_read() -> None:
     with pytest.raises(eq.SpecError, match=r"^spec\.json: 'a' is given twice$"):
         parse('{"a": 1, "a": 2}', "spec.json", None)

@@ -27,6 +27,13 @@ def test_schema_describes_every_kind_and_every_field() -> None:
         assert undescribed == ["kind", *tables] or undescribed == tables, spec
 
 
+def test_schema_knows_sweeps() -> None:
+    whole, names = strict(run("schema").stdout), [spec.__name__ for spec in kinds().values()]
+    assert all("sweep" in whole["$defs"][name]["properties"] for name in names)
+    sweep = strict(run("schema", "rollout_budgets").stdout)["properties"]["sweep"]
+    assert sweep["additionalProperties"]["items"]["type"] == ["boolean", "number", "string", "null"]
+
+
 def test_schema_takes_a_table_by_columns_by_rows_or_from_a_file() -> None:
     prompts = strict(run("schema", "rollout_budgets").stdout)["$defs"]["Prompts"]
     columns, rows, reference = prompts["anyOf"]

@@ -43,7 +43,7 @@ def test_solve_prints_the_decision_beside_what_the_spec_knows_and_the_certificat
         (["hard.json", "--time-limit", "0"], 4, ["error: hard.json: no feasible plan was found", "time limit"]),
         (["good.yaml", "--method", "fast", "--backend", "highs"], 2, ["error: ", "'fast' runs no backend"]),
         (["good.yaml", "--method", "slow"], 2, ["'slow'", "exact"]),
-        (["good.yaml", "--backend", "higs"], 2, ["error: good.yaml: backend", "did you mean 'highs'?"]),
+        (["good.yaml", "--backend", "higs"], 2, ["error: backend", "did you mean 'highs'?"]),
         (["good.yaml", "--time-limit", "nan"], 2, ["error: time_limit", "nan"]),
         (["good.yaml", "--gap", "-1"], 2, ["error: gap", "-1"]),
         (["good.yaml", "--threads", "0"], 2, ["error: threads", "0"]),
