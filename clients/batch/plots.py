@@ -7,7 +7,6 @@ import textwrap
 import warnings
 from collections.abc import Iterable
 from io import BytesIO
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +44,10 @@ _STYLE: Any = {
 
 def require_matplotlib() -> None:
     """Raises `UnsupportedError` where it is not installed."""
-    if find_spec("matplotlib") is None:
-        raise UnsupportedError("pictures need matplotlib: pip install 'equipoise[plot]'")
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError:
+        raise UnsupportedError("pictures need matplotlib: pip install 'equipoise[plot]'") from None
 
 
 def draw(results: Path | Iterable[Result], folder: Path) -> list[Path]:
