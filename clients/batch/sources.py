@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
+from typing import IO
 
 from ...specs.errors import Problem, SpecError, UnsupportedError
 from ...specs.reading import TaskDocument, read_text
@@ -73,6 +74,15 @@ def _read(found: Found) -> Iterator[Item]:
         yield from _document(found)
 
 
+def _stdin() -> AbstractContextManager[IO[bytes]]:
+    """Standard input, by a reader of its own: as it ends, Python wants the one that all share, which a thread that
+    still waits for a line would hold."""
+    try:
+        return open(sys.stdin.fileno(), "rb", closefd=False)
+    except (OSError, ValueError):  # no file, as in tests
+        return nullcontext(sys.stdin.buffer)
+
+
 def _document(found: Found) -> Iterator[Item]:
     path = Path(found.path)
     try:
@@ -87,7 +97,7 @@ def _lines(found: Found) -> Iterator[Item]:
     standard = found.path == STDIN
     folder = Path.cwd() if standard else Path(found.path).parent
     try:
-        with nullcontext(sys.stdin.buffer) if standard else open(found.path, "rb") as stream:
+        with _stdin() if standard else open(found.path, "rb") as stream:
             yield from _many(found, read_lines(stream), folder)
     except OSError as error:
         yield _unread(found, error.strerror or str(error))

@@ -179,7 +179,8 @@ def test_two_batches_do_not_write_to_one_output(tmp_path: Path) -> None:
 def test_an_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
     source = write(tmp_path / "tasks.jsonl", [decode(n) for n in range(2000)])
     out = tmp_path / "out.jsonl"
-    process = subprocess.Popen([*COMMAND, source, "-o", out, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = [*COMMAND, source, "-o", out, "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     end = time.monotonic() + SECONDS
     while not lines_of(out) and time.monotonic() < end:
         time.sleep(0.01)
@@ -189,6 +190,23 @@ def test_an_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
     summary = json.loads(told)
     assert summary["interrupted"] and summary["solved"] == len(lines(out)) < 2000
     assert all(result["certificate"]["stopped"] != "interrupted" for result in lines(out))
+
+
+def test_an_interrupt_while_nobody_writes_to_standard_input_ends_the_batch(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    command = [*COMMAND, "-", "-o", out, "--json"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        process.stdin.write(json.dumps(rollouts(1)) + "\n")
+        process.stdin.flush()
+        end = time.monotonic() + SECONDS
+        while not lines_of(out) and time.monotonic() < end:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        told, aside = process.stdout.read(), process.stderr.read()
+        assert process.wait(SECONDS) == 130, aside
+        assert json.loads(told)["solved"] == 1 and "Fatal" not in aside
 
 
 def test_results_go_to_a_table_as_well(tmp_path: Path) -> None:
