@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack, overload
 
@@ -105,7 +106,7 @@ def solve_many(
     if errors not in ("raise", "return"):
         raise UnsupportedError(f"errors: must be 'raise' or 'return', got {errors!r}")
     checked(engine, workers, worker_memory, address)
-    opened = lambda: open_workers(engine, workers, memory=worker_memory, address=address)  # noqa: E731
+    opened = partial(open_workers, engine, workers, memory=worker_memory, address=address, most_waiting=None)
     return _solutions(specs, opened, options, ordered, errors == "raise")
 
 

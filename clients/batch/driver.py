@@ -31,6 +31,8 @@ from .tasks import Place, Task, Unread
 
 CHUNK_BYTES = 16 * 2**20
 """Bytes of tasks in one chunk; one alone may be larger."""
+MOST_BYTES = 2**30
+"""Bytes of tasks in all chunks in flight; one alone may be larger."""
 READ_AGAIN = 2**16
 """Characters of a task up to which it is read here for its name, if the worker that should have told it died."""
 CHUNKS_PER_WORKER = 2
@@ -87,7 +89,7 @@ class Batch:
         Raises what ends all of them: an output that cannot be written, workers that cannot be started. Cancelling it
         leaves what has no outcome yet.
         """
-        room = asyncio.Semaphore(CHUNKS_PER_WORKER * self._workers.count)
+        room = _Room(CHUNKS_PER_WORKER * self._workers.count, MOST_BYTES)
         feed = Feed(self._ready(), lambda ready: ready.size)
         try:
             async with asyncio.TaskGroup() as group:
@@ -95,9 +97,10 @@ class Batch:
                     if not self.started:
                         await self._workers.start()
                         self.started = True
-                    await room.acquire()
+                    size = sum(entry.size for entry in entries)
+                    await room.take(size)
                     solving = group.create_task(self._solve(entries))
-                    solving.add_done_callback(lambda _: room.release())
+                    solving.add_done_callback(lambda _, size=size: room.give(size))
         except BaseExceptionGroup as errors:
             raise _first(errors) from None
         finally:
@@ -165,6 +168,28 @@ class Batch:
         self.fresh += len(solved) + len(failed)
         self.failures += len(failed)
         self._pace.done(len(solved) + len(failed), self._workers.running)
+
+
+class _Room:
+    """Room for so many chunks, of so many bytes together, taken by one and given back by all."""
+
+    def __init__(self, chunks: int, size: int) -> None:
+        self._chunks, self._bytes, self._most = chunks, size, chunks
+        self._more = asyncio.Event()
+
+    async def take(self, size: int) -> None:
+        """Wait for room for a chunk; one that is larger than all there is waits for all of it."""
+        while not (self._chunks and (size <= self._bytes or self._chunks == self._most)):
+            self._more.clear()
+            await self._more.wait()
+        self._chunks -= 1
+        self._bytes -= size
+
+    def give(self, size: int) -> None:
+        """A chunk is done."""
+        self._chunks += 1
+        self._bytes += size
+        self._more.set()
 
 
 def _solved(entry: Ready, result: pb.Result) -> Solved:

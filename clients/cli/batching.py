@@ -74,7 +74,14 @@ class BatchCommand:
         def lost(_: str) -> None:
             stand.lost += 1
 
-        workers = open_workers(self.engine, self.workers, memory=self.worker_memory, address=self.address, on_lost=lost)
+        workers = open_workers(
+            self.engine,
+            self.workers,
+            memory=self.worker_memory,
+            address=self.address,
+            on_lost=lost,
+            most_waiting=None,  # the batch itself sees to a bound
+        )
         stand.workers = workers.count
         batch = Batch(sources, output, workers, self.options, check=self.check, elsewhere=self.engine == "ray")
         stand.batch = batch

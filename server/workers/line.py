@@ -58,10 +58,10 @@ class _Idle:
 class Line:
     """The requests that wait, those that are with workers, and the workers that wait for one.
 
-    workers: how many there are to be. most: requests that may wait.
+    workers: how many there are to be. most: requests that may wait, None where those who ask see to a bound.
     """
 
-    def __init__(self, workers: int, most: int) -> None:
+    def __init__(self, workers: int, most: int | None) -> None:
         self.busy: dict[int, Task] = {}
         """Requests that are with a worker, by number."""
         self._waiting: list[Task] = []
@@ -77,6 +77,8 @@ class Line:
     def check(self, size: int) -> None:
         """Raises `Refused` where a request of so many bytes may not come in."""
         full = None
+        if self._most is None:
+            return
         if len(self._waiting) >= self._most:
             full = f"{len(self._waiting):,} requests wait for a worker already"
         elif self._bytes and self._bytes + size > MOST_BYTES:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from google.rpc.code_pb2 import Code
 
 from ...solvers.control import Progress
-from ...specs.errors import SolveTimeout
+from ...specs.errors import EquipoiseError, SolveTimeout
 from ..protocol import equipoise_pb2
 from ..protocol.failures import Refused, to_status
 from ..protocol.wire import Limits
@@ -42,7 +42,7 @@ class Workers:
 
     count: workers; where there are two or more, solves of priority 1 and above keep all but one of them busy at most.
     memory: bytes of data that each may take. recycle_after: tasks after which one is replaced. most_waiting: requests
-    that may wait for a worker. limits: what a document in a request may hold.
+    that may wait for a worker, None where those who ask see to a bound. limits: what a document in a request may hold.
     on_lost: told of each worker that died and should not have; the log is, if there is none.
     start: makes a worker; a process of this machine, if absent. close: called once all are gone. all_at_once: whether
     `start` waits for every worker; on a cluster that grows as it is asked to, the others join as they come.
@@ -53,7 +53,7 @@ class Workers:
         count: int,
         memory: int | None = None,
         recycle_after: int = 1000,
-        most_waiting: int = 1000,
+        most_waiting: int | None = 1000,
         limits: Limits | None = None,
         on_lost: Callable[[str], None] | None = None,
         start: Start | None = None,
@@ -288,7 +288,7 @@ class Workers:
         try:
             worker = await self._joined()
         except Exception as error:  # whatever it is, it is tried again
-            _log.error("no worker: %s", error, exc_info=not isinstance(error, WorkerLost))
+            _log.error("no worker: %s", error, exc_info=not isinstance(error, EquipoiseError))
             self._failure = error
             if not self._alive:
                 for task in self._line.clear():

@@ -285,6 +285,16 @@ def test_who_cannot_keep_results_is_told_and_there_is_a_worker_again(failure: Ex
     run(scenario())
 
 
+def test_those_who_bound_what_they_ask_themselves_are_not_refused() -> None:
+    async def scenario() -> None:
+        names = [f"t{number}" for number in range(1100)]
+        async with running(most_waiting=None) as workers:
+            found = await asyncio.gather(*(results(workers, chunk([text(name)])) for name in names))
+        assert [result.name for part in found for result in part] == names
+
+    run(scenario())
+
+
 def test_workers_killed_again_and_again_lose_no_result() -> None:
     """Sixty tasks in chunks of six, on two workers of which one is killed every now and then."""
 
