@@ -1,7 +1,7 @@
 """The Ray cluster that workers run on: reached or started, and let go of again.
 
-Ray is an extra, and imported only here and by what runs on it. Ray that somebody else has initialised in this process
-is used and left as it is.
+Ray is an extra, and imported only here and by what runs on it. There is one of it in a process: all who ask for
+workers share what the first one joined, and Ray that somebody else has initialised is used and left as it is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...specs.errors import UnsupportedError, shown
 from ..protocol.failures import Refused
 from .engines import cores
 from .ray_slot import Slot
-from .ray_worker import RayWorker
+from .ray_worker import RayWorker, see_ray
 from .worker import WorkerSettings
 
 REACHED = 5.0
@@ -51,12 +51,7 @@ class Cluster:
     def __init__(self, address: str | None, settings: WorkerSettings, count: int | None = None) -> None:
         ray = require_ray()
         self._settings = settings
-        address = address or os.environ.get(ADDRESS) or None
-        self._connection: _Connection | None = None
-        if ray.is_initialized():
-            _compare(address, ray.get_runtime_context().gcs_address)
-        else:
-            self._connection = _Connection(ray, _checked(address), count)
+        self._joined = _join(ray, _checked(address or os.environ.get(ADDRESS) or None), count)
         try:
             self.count = count or _slots(ray)
             self._actors = ray.remote(Slot).options(num_cpus=1, max_restarts=0, max_task_retries=0)
@@ -65,13 +60,15 @@ class Cluster:
             raise
 
     async def start(self) -> RayWorker:
-        """A new worker on some node, warm. Raises as `RayWorker.start`."""
+        """A new worker on some node, warm. Raises as `RayWorker.start`, and `Refused` where Ray was shut down."""
+        see_ray()
         return await RayWorker.start(self._actors.remote(), self._settings)
 
     def close(self) -> None:
-        """Leave the cluster, and end it if it was started here."""
-        if self._connection is not None:
-            self._connection.close()
+        """Leave the cluster, and end it if it was started here and nobody else uses it."""
+        joined, self._joined = self._joined, None
+        if joined is not None:
+            _leave(joined)
 
 
 class _Connection:
@@ -82,6 +79,7 @@ class _Connection:
     """
 
     def __init__(self, ray: ModuleType, address: str | None, count: int | None) -> None:
+        self.users = 1
         self._ray, self._address, self._count = ray, address, count
         self._there, self._over, self._gone = threading.Event(), threading.Event(), threading.Event()
         self._error: Exception | None = None
@@ -117,8 +115,36 @@ class _Connection:
         _print_losses(False)
 
     def close(self) -> None:
+        """Shut Ray down."""
         self._over.set()
         self._gone.wait(SHUT_DOWN)
+
+
+_ours: _Connection | None = None
+"""By which this process is part of a cluster, if it is by us."""
+_joining = threading.Lock()
+
+
+def _join(ray: ModuleType, address: str | None, count: int | None) -> _Connection | None:
+    """What is to be left again, if anything. Raises `Refused`."""
+    global _ours
+    with _joining:
+        if not ray.is_initialized():
+            _ours = _Connection(ray, address, count)
+            return _ours
+        _compare(address, ray.get_runtime_context().gcs_address)
+        if _ours is not None:
+            _ours.users += 1
+        return _ours
+
+
+def _leave(connection: _Connection) -> None:
+    global _ours
+    with _joining:
+        connection.users -= 1
+        if not connection.users:
+            connection.close()
+            _ours = None if _ours is connection else _ours
 
 
 def _print_losses(wanted: bool) -> None:

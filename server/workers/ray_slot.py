@@ -24,6 +24,8 @@ Body = bytes | np.ndarray[Any, np.dtype[np.uint8]]
 """Bytes as they travel: large ones through the object store, which hands them to a reader without a copy."""
 LARGE = 100 * 1024
 """Bytes from which they do. Ray sends smaller values along with the call itself."""
+HELD = 0.1
+"""Seconds that results wait for others on their node: a message from there takes the pool more than a millisecond."""
 LIFE = 1.0
 """Seconds without news of a task after which an actor says that it is still there."""
 
@@ -71,7 +73,7 @@ class Slot:
         """All that the worker says of its task with this number. within: seconds that the caller still waits."""
         loop, worker = asyncio.get_running_loop(), self._held()
         deadline = None if within is None else loop.time() + within
-        said = asyncio.Queue[tuple[Kind, bytes] | None]()  # a task says no more than its results and 20 times a second
+        said = asyncio.Queue[tuple[Kind, bytes]]()  # as long as a task has results, and 20 times a second of progress
         worker.prepare(deadline)
         worker.solves = number
         hurried, until = self._hurried
@@ -79,17 +81,16 @@ class Slot:
             worker.hurry(until - loop.time())
         body = request if isinstance(request, bytes) else request.data
         asking = asyncio.ensure_future(worker.ask(kind, body, deadline, lambda *news: said.put_nowait(news)))
-        asking.add_done_callback(lambda _: said.put_nowait(None))
-        while True:
-            try:
-                async with asyncio.timeout(LIFE):
-                    news = await said.get()
-            except TimeoutError:
+        asking.add_done_callback(lambda _: said.put_nowait((Kind.ANSWER, b"")))
+        news = None
+        while news is None or news[0] != Kind.ANSWER:
+            news, results = await _heard(said)
+            if results:
+                yield Told(Kind.RESULTS, worker.started, worker.fit, packed(results))
+            elif news is None:
                 yield Told(None, worker.started, worker.fit)
-                continue
-            if news is None:
-                break
-            yield Told(news[0], worker.started, worker.fit, packed(news[1]))
+            if news is not None and news[0] == Kind.PROGRESS:
+                yield Told(Kind.PROGRESS, worker.started, worker.fit, news[1])
         error = asking.exception()
         if error is None:
             yield Told(Kind.ANSWER, worker.started, worker.fit, packed(asking.result()))
@@ -119,6 +120,21 @@ def packed(body: bytes) -> Body:
 def unpacked(body: Body) -> bytes:
     """The inverse of `packed`."""
     return body if isinstance(body, bytes) else body.tobytes()
+
+
+async def _heard(said: asyncio.Queue[tuple[Kind, bytes]]) -> tuple[tuple[Kind, bytes] | None, bytes]:
+    """What a worker says next, None if that takes long; and the results that came before, of some time as one message:
+    `Results` one after the other are `Results`."""
+    results, loop = list[bytes](), asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(LIFE) as clock:
+            while (news := await said.get())[0] == Kind.RESULTS:
+                if not results:
+                    clock.reschedule(loop.time() + HELD)
+                results.append(news[1])
+    except TimeoutError:
+        return None, b"".join(results)
+    return news, b"".join(results)
 
 
 def _slots_here() -> int:

@@ -7,7 +7,7 @@ more, for the way, and an actor that shows no sign of life counts as lost.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, Self, TypeVar
@@ -59,28 +59,16 @@ class RayWorker(Worker):
         """The worker of a new actor, warm. Raises `WorkerLost` where it does not get ready, and `Refused` where its
         node has another version of Equipoise."""
         try:
-            try:
-                there = await _within(PLACED, actor.version.remote(), "the cluster has no free slot for an actor")
-            except EquipoiseError:
-                raise
-            except Exception as error:  # Ray wraps what is raised in an actor, and has many errors of its own
-                raise _unusable(_told(error)) from None
+            there: str = await _within(PLACED, actor.version.remote(), "the cluster has no free slot for an actor")
             if there != (here := version("equipoise")):
                 raise _unusable(f"it has equipoise {there}, and this is {here}")
             ready = actor.begin.remote(settings)
             pid = await _within(STARTUP + NETWORK, ready, "the worker process of an actor was not ready")
-        except EquipoiseError:
+            if isinstance(pid, EquipoiseError):
+                raise pid
+        except BaseException as error:
             await _ended(actor)
-            raise
-        except Exception as error:
-            await _ended(actor)
-            raise WorkerLost(f"an actor was lost at its start: {_told(error)}") from None
-        except BaseException:
-            await _ended(actor)
-            raise
-        if isinstance(pid, EquipoiseError):
-            await _ended(actor)
-            raise pid
+            raise _not_started(error) from None
         return cls(actor, pid)
 
     # -- a task ------------------------------------------------------------------------------------------------------
@@ -90,44 +78,54 @@ class RayWorker(Worker):
         self._latest = None if deadline is None else deadline + GRACE + NETWORK
 
     async def ask(self, kind: Kind, request: bytes, deadline: float | None, report: Report | None) -> bytes:
-        loop = asyncio.get_running_loop()
-        self._heard = loop.time()
+        self.fit = False  # until the actor has come to an end with it; if `report` fails, nobody listens any more
         try:
             async with asyncio.timeout(None) as self._clock:
-                self._set_clock()
-                body = request if len(request) < LARGE else await asyncio.to_thread(_put, request)
-                within = None if deadline is None else deadline - loop.time()
-                asked = self._actor.ask.options(num_returns="streaming")
-                async for coming in asked.remote(self.solves, kind, body, within):
-                    told: Told = await coming
-                    self._heard = loop.time()
-                    self._set_clock()
-                    self.started, self.fit = told.started, told.fit
-                    if told.error is not None:
-                        raise told.error
-                    if told.kind == Kind.ANSWER:
-                        return unpacked(told.body)
+                self._hear()
+                coming = await self._asked(kind, request, deadline)
+                while (told := await self._next(coming)).kind not in (Kind.ANSWER, Kind.FAILED):
                     if told.kind is not None and report is not None:
                         report(told.kind, unpacked(told.body))
-            raise WorkerLost("an actor had nothing more to say, and gave no answer")
         except TimeoutError:
-            self.fit = False
             raise WorkerLost("an actor did not answer in time: its node hangs, or the way to it is cut") from None
-        except EquipoiseError:
-            raise
-        except Exception as error:
-            self.fit = False
-            if not _of_ray(error):  # of `report`: the solve goes on, and nobody listens
-                raise
-            raise WorkerLost(f"an actor was lost: {_told(error)}") from None
         finally:
             self._clock = None
+        self.fit = told.fit
+        if told.error is not None:
+            raise told.error
+        return unpacked(told.body)
+
+    async def _asked(self, kind: Kind, request: bytes, deadline: float | None) -> AsyncIterator[Awaitable[Told]]:
+        """What the actor will say of the task, sent there."""
+        try:
+            body = request if len(request) < LARGE else await asyncio.to_thread(_put, request)
+            within = None if deadline is None else deadline - asyncio.get_running_loop().time()
+            see_ray()
+            return self._actor.ask.options(num_returns="streaming").remote(self.solves, kind, body, within)
+        except Exception as error:
+            raise WorkerLost(f"an actor could not be asked: {_told(error)}") from None
+
+    async def _next(self, coming: AsyncIterator[Awaitable[Told]]) -> Told:
+        """What the actor says next."""
+        try:
+            told = await (await anext(coming))
+        except Exception as error:
+            raise WorkerLost(f"an actor was lost: {_told(error) or 'it gave no answer'}") from None
+        self.started = told.started
+        self._hear()
+        return told
 
     def hurry(self, seconds: float) -> None:
         self.hurried = True
-        self._actor.hurry.remote(self.solves, seconds)
+        with suppress(Exception):  # it is gone, or Ray is: `ask` tells
+            see_ray()
+            self._actor.hurry.remote(self.solves, seconds)
         when = asyncio.get_running_loop().time() + seconds + NETWORK
         self._latest = when if self._latest is None else min(when, self._latest)
+        self._set_clock()
+
+    def _hear(self) -> None:
+        self._heard = asyncio.get_running_loop().time()
         self._set_clock()
 
     def _set_clock(self) -> None:
@@ -154,15 +152,19 @@ class RayWorker(Worker):
 async def _over(actor: Any) -> None:
     """Return when an actor, or the worker process that it holds, is no more."""
     with suppress(Exception):  # that it is gone is told as an error
+        see_ray()
         await actor.live.remote()
 
 
 async def _ended(actor: Any, dead: asyncio.Future[None] | None = None) -> None:
-    """End an actor, and wait until it is gone, with all that it started."""
+    """End an actor, with all that it started, and wait until Ray says that it is gone: its process is by then, or soon
+    after."""
     import ray
 
+    if not ray.is_initialized():
+        return
     dead = dead or asyncio.ensure_future(_over(actor))
-    with suppress(Exception):  # it is gone, or Ray is
+    with suppress(Exception):  # it is gone
         await asyncio.wait_for(asyncio.to_thread(ray.kill, actor), DEATH)
     await asyncio.wait([dead], timeout=DEATH)
     dead.cancel()
@@ -176,19 +178,33 @@ async def _within(seconds: float, coming: Awaitable[T], late: str) -> T:
         raise WorkerLost(f"{late} within {seconds:g} s") from None
 
 
+def see_ray() -> None:
+    """Raises `Refused` where Ray was shut down in this process: asked for anything, it would start a cluster."""
+    import ray
+
+    if not ray.is_initialized():
+        raise Refused(Code.UNAVAILABLE, "NO_CLUSTER", "Ray was shut down in this process")
+
+
 def _put(request: bytes) -> Any:
     import ray
 
+    see_ray()
     return ray.put(packed(request))
 
 
-def _of_ray(error: Exception) -> bool:
-    from ray.exceptions import RayError
+def _not_started(error: BaseException) -> BaseException:
+    """Why an actor is of no use, in our words where Ray has the say."""
+    from ray.exceptions import RayActorError, RayError
 
-    return isinstance(error, RayError)
+    if isinstance(error, RayActorError) and not error.actor_init_failed:
+        return WorkerLost(f"an actor was lost at its start: {_told(error)}")
+    if isinstance(error, RayError):  # what it needs cannot be imported there, for one
+        return _unusable(_told(error))
+    return error
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """The part of what Ray says that names the cause, in one line: of a dead actor why, of a traceback its last."""
     text, known = str(error).strip(), "The actor is dead because "
     text = text.partition(known)[2].partition("Some common causes")[0] if known in text else text.rpartition("\n")[2]

@@ -82,6 +82,8 @@ def test_sizes_may_carry_their_unit() -> None:
         ("largest_message", "2 GiB"),
         ("worker_memory", "1 MiB"),
         ("log_level", "loud"),
+        ("engine", "cluster"),
+        ("ray_address", "head:6379"),  # of a cluster that nothing runs on
         ("config", "no/such/file.toml"),
     ],
 )
