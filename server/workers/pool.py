@@ -44,8 +44,9 @@ class Workers:
     memory: bytes of data that each may take. recycle_after: tasks after which one is replaced. most_waiting: requests
     that may wait for a worker, None where those who ask see to a bound. limits: what a document in a request may hold.
     on_lost: told of each worker that died and should not have; the log is, if there is none.
-    start: makes a worker; a process of this machine, if absent. close: called once all are gone. all_at_once: whether
-    `start` waits for every worker; on a cluster that grows as it is asked to, the others join as they come.
+    start: makes a worker; a process of this machine, if absent. close: called once all are gone, in a thread.
+    all_at_once: whether `start` waits for every worker; on a cluster that grows as it is asked to, others join as they
+    come.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Workers:
         limits: Limits | None = None,
         on_lost: Callable[[str], None] | None = None,
         start: Start | None = None,
-        close: Callable[[], None] = lambda: None,
+        close: Callable[[], None] | None = None,
         all_at_once: bool = True,
     ) -> None:
         self.lost = 0
@@ -111,7 +112,7 @@ class Workers:
         except BaseException:
             await asyncio.gather(*(worker.end() for worker in self._alive))
             self._alive.clear()
-            self._close()
+            await self._let_go()
             raise
         self._keepers = [asyncio.create_task(self._keep(worker)) for worker in ready]
 
@@ -134,7 +135,11 @@ class Workers:
         for task in list(self._line.busy.values()):
             task.fail(_closed())
             self._line.ended(task)
-        self._close()
+        await self._let_go()
+
+    async def _let_go(self) -> None:
+        if self._close is not None:
+            await asyncio.to_thread(self._close)
 
     async def solve(
         self,
