@@ -6,13 +6,12 @@ the tokens it will have grown to by then.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .checks import Inputs, whole
+from .checks import Inputs, number, whole
 from .segments import Groups, sure
 
 
@@ -43,9 +42,7 @@ def project_loads(
         real = isinstance(tensor, Tensor) and tensor.is_floating_point()
         inputs.take(name, tensor, "requests", "real" if real else "whole")
     inputs.take("horizon", horizon, "entries", "whole")
-    if isinstance(growth, bool) or not isinstance(growth, (int, float)) or not -math.inf < growth < math.inf:
-        raise ValueError(f"growth: must be a finite number, got {growth!r}")
-    return _project(worker, tokens, remaining, horizon, whole("workers", workers, 0), float(growth))
+    return _project(worker, tokens, remaining, horizon, whole("workers", workers, 0), number("growth", growth))
 
 
 def admit(slots: Tensor, waiting: Tensor, worker: Tensor) -> Admitted:
@@ -65,7 +62,7 @@ def admit(slots: Tensor, waiting: Tensor, worker: Tensor) -> Admitted:
 
 @torch.library.custom_op("equipoise::project_loads", mutates_args=())
 def _project(worker: Tensor, tokens: Tensor, remaining: Tensor, horizon: Tensor, workers: int, growth: float) -> Tensor:
-    sure(worker < workers, f"worker: must be below workers, {workers}")
+    sure("worker", worker, worker < workers, f"below workers, {workers}", "raise workers, or pass −1 for none")
     grown = tokens.to(torch.float64)[:, None] + growth * horizon.to(torch.float64)
     left = remaining.to(torch.float64) if remaining.is_floating_point() else remaining
     load = torch.where(left[:, None] > horizon, grown, 0.0)
@@ -80,10 +77,15 @@ def _(worker: Tensor, tokens: Tensor, remaining: Tensor, horizon: Tensor, worker
 @torch.library.custom_op("equipoise::admit", mutates_args=())
 def _admit(slots: Tensor, waiting: Tensor, worker: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     workers, places = slots.shape
-    sure(worker < workers, f"worker: must be below the number of workers, {workers}")
-    sure((waiting >= 0) | (worker < 0), "waiting: must be request ids of at least 0")
-    most = torch.iinfo(slots.dtype).max
-    sure(waiting <= most, f"waiting: must be request ids that slots can hold, {most} at most for {slots.dtype}")
+    below = worker < workers
+    sure(
+        "worker", worker, below, f"below the number of workers, {workers}", "give slots a row more, or pass −1 to wait"
+    )
+    named = (waiting >= 0) | (worker < 0)
+    sure("waiting", waiting, named, "at least 0", "−1 stands for a free slot: count request ids from 0")
+    if slots.dtype != waiting.dtype:
+        most = torch.iinfo(slots.dtype).max
+        sure("waiting", waiting, waiting <= most, f"at most {most}, which {slots.dtype} holds", "pass slots in int64")
     # A last row stands for no worker, a last column for no free place.
     order = slots.new_full((workers + 1, places + 1), -1, dtype=torch.int64)
     held, free = (slots >= 0).sort(dim=1, stable=True)

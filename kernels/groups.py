@@ -12,9 +12,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import Inputs, flag, whole
+from .checks import Inputs, dense, flag, number, whole
 from .segments import Groups, clear, sure
 from .shuffle import shuffled
+
+_ROOM = 2.0**-64
+"""What rewards are multiplied by, so that sums over a group stay finite; a power of two rounds none above 1e-288."""
 
 
 class Repeated(NamedTuple):
@@ -33,8 +36,7 @@ def repeat_by_budget(values: Tensor, counts: Tensor, total: int) -> Repeated:
     """
     inputs = Inputs()
     inputs.take("counts", counts, "prompts", "whole")
-    if not isinstance(values, Tensor):
-        raise TypeError(f"values: must be a tensor, got {type(values).__name__}")
+    dense("values", values)
     if values.ndim < 1 or len(values) != len(counts):
         raise ValueError(f"values: must have a row for each of {len(counts)} counts, got {tuple(values.shape)}")
     if values.device != counts.device:
@@ -56,19 +58,17 @@ def group_advantages(
     rewards (samples,); prompt (samples,): the group of each, in any order, −1 for none; prompts: how many groups.
     The baseline is the mean of the group, or of its others. With `scale` the difference is divided by the group's
     standard deviation (of a sample: n − 1) plus `eps`. Groups of one, groups of equal rewards, and samples of no
-    group get exactly 0. Computed in float64; no gradient. Raises `TypeError` and `ValueError` for wrong dtypes,
-    shapes, devices and options, and `ValueError` for a prompt of `prompts` or more (on a GPU: a device assertion).
+    group get exactly 0. Computed in float64, in which nothing overflows on the way; no gradient. Raises
+    `TypeError` and `ValueError` for wrong dtypes, shapes, devices and options, and `ValueError` for a prompt of
+    `prompts` or more (on a GPU: a device assertion).
     """
     inputs = Inputs()
     inputs.take("rewards", rewards, "samples")
     inputs.take("prompt", prompt, "samples", "whole")
     if baseline not in ("mean", "leave_one_out"):
         raise ValueError(f"baseline: must be 'mean' or 'leave_one_out', got {baseline!r}")
-    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 <= eps < math.inf:
-        raise ValueError(f"eps: must be a finite number of at least 0, got {eps!r}")
-    return _advantages(
-        rewards, prompt, whole("prompts", prompts, 0), baseline == "leave_one_out", flag("scale", scale), eps
-    )
+    scaled, least = flag("scale", scale), number("eps", eps, 0)
+    return _advantages(rewards, prompt, whole("prompts", prompts, 0), baseline == "leave_one_out", scaled, least)
 
 
 def draw_by_budget(sizes: Tensor, counts: Tensor, total: int, seed: int) -> Tensor:
@@ -133,23 +133,29 @@ _add.register_autograd(lambda ctx, grad: (_take(grad, ctx.saved_tensors[0]), Non
 
 @torch.library.custom_op("equipoise::group_advantages", mutates_args=())
 def _advantages(rewards: Tensor, prompt: Tensor, prompts: int, others: bool, scale: bool, eps: float) -> Tensor:
-    sure(prompt < prompts, f"prompt: must be below prompts, {prompts}")
+    sure("prompt", prompt, prompt < prompts, f"below prompts, {prompts}", "raise prompts, or pass −1 for no group")
     if not rewards.numel() or not prompts:
         return torch.zeros_like(rewards)
-    groups, exact = Groups(prompt, prompts), rewards.to(torch.float64)
+    groups, exact = Groups(prompt, prompts), rewards.to(torch.float64) * _ROOM
     of, size = groups.key, groups.sizes.to(torch.float64)
     # Measured from the least of its group, equal rewards are exactly 0, and large ones keep their digits.
     least = exact.new_full((prompts + 1,), math.inf).scatter_reduce_(0, of, exact, "amin")
     above = exact - least[of]
     above = above - (groups.sums(above) / size.clamp_min(1))[of]
-    deviation = (groups.sums(above.square()) / (size - 1).clamp_min(1)).sqrt()[of]
-    size = size[of]
+    unit = _unit(torch.zeros_like(least).scatter_reduce_(0, of, above.abs(), "amax"))
+    to_unit, others_number = unit[of], (size - 1).clamp_min(1)
+    deviation = (groups.sums((above * to_unit).square()) / others_number).sqrt()
     if others:
-        above = above * size / (size - 1).clamp_min(1)
-    if scale:
-        above = above / (deviation + eps)
+        above = above * size[of] / others_number[of]
+    above = above * to_unit / (deviation + eps * _ROOM * unit)[of] if scale else above / _ROOM
     # Not `deviation > 0`: a group with a reward that is not a number must show it.
-    return above.masked_fill((deviation == 0) | (prompt < 0), 0).to(rewards.dtype)
+    return above.masked_fill((deviation == 0)[of] | (prompt < 0), 0).to(rewards.dtype)
+
+
+def _unit(largest: Tensor) -> Tensor:
+    """Powers of two, so that nothing is rounded, that bring each number (float64) near 1 and its square in reach."""
+    exponent = torch.frexp(largest).exponent.clamp(-1000, 1000)
+    return ((1023 - exponent.long()) << 52).view(torch.float64)
 
 
 @_advantages.register_fake
@@ -160,8 +166,9 @@ def _(rewards: Tensor, prompt: Tensor, prompts: int, others: bool, scale: bool, 
 @torch.library.custom_op("equipoise::draw_by_budget", mutates_args=())
 def _draw(sizes: Tensor, counts: Tensor, total: int, seed: int) -> Tensor:
     sizes = sizes.to(torch.int64)
-    sure((sizes >= 0) & (sizes <= 2**52), "sizes: must be from 0 to 2⁵²")
-    sure(sizes.to(torch.float64).sum() <= 2**62, "sizes: must add up to 2⁶² rows at most")
+    sure("sizes", sizes, (sizes >= 0) & (sizes <= 2**52), "from 0 to 2⁵²", "pass how many rows each group has")
+    rows = sizes.to(torch.float64).sum()
+    sure("rows of all sizes", rows, rows <= 2**62, "at most 2⁶²", "draw from fewer groups at once")
     group, before = _entries(counts, total)
     if not len(sizes):
         return group
@@ -179,7 +186,7 @@ def _(sizes: Tensor, counts: Tensor, total: int, seed: int) -> Tensor:
 
 def _entries(counts: Tensor, total: int) -> tuple[Tensor, Tensor]:
     """(total,) the group of each entry, −1 behind the last; (total,) how many of its group came before it."""
-    sure(counts >= 0, "counts: must be at least 0")
+    sure("counts", counts, counts >= 0, "at least 0", "pass 0 for a group that gets none")
     counts = counts.to(torch.int64).clamp(max=total)  # what is beyond is cut, and no sum overflows
     ends = counts.cumsum(0)
     entry = torch.arange(total, device=counts.device)

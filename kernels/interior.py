@@ -42,20 +42,39 @@ def interior_prices(
     Returns (experts,) float32, or float64 for float64 scores; on every rank of `group` the same.
     """
     start, size, wanted, rounds = asked(scores, k, capacity, prices, iterations, valid, group)
-    if group is None:
-        return _interior_prices(scores.detach(), start, size, wanted, rounds, valid)
-    return _rounds(scores.detach(), start, size, wanted, rounds, valid, Ranks(group))
+    if group is not None and not torch.compiler.is_compiling():  # a group that has no name will do
+        return _rounds(scores.detach(), start, size, wanted, rounds, valid, Ranks(group))
+    name = None if group is None else group.group_name
+    return _interior_prices(scores.detach(), start, size, wanted, rounds, valid, name)
 
 
 @torch.library.custom_op("equipoise::interior_prices", mutates_args=())
 def _interior_prices(
-    scores: Tensor, prices: Tensor, places: Tensor, k: int, iterations: int, valid: Tensor | None
+    scores: Tensor,
+    prices: Tensor,
+    places: Tensor,
+    k: int,
+    iterations: int,
+    valid: Tensor | None,
+    group: str | None = None,
 ) -> Tensor:
-    return _rounds(scores, prices.clone(), places, k, iterations, valid, Ranks())
+    if group is None and len(scores) and uses_triton(scores):
+        from . import triton_interior
+
+        return triton_interior.interior_prices(scores, prices.clone(), places, k, iterations, valid)
+    return _rounds(scores, prices.clone(), places, k, iterations, valid, Ranks.named(group))
 
 
 @_interior_prices.register_fake
-def _(scores: Tensor, prices: Tensor, places: Tensor, k: int, iterations: int, valid: Tensor | None) -> Tensor:
+def _(
+    scores: Tensor,
+    prices: Tensor,
+    places: Tensor,
+    k: int,
+    iterations: int,
+    valid: Tensor | None,
+    group: str | None = None,
+) -> Tensor:
     return torch.empty_like(prices)
 
 

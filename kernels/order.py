@@ -85,7 +85,8 @@ def places(
     if isinstance(capacity, Tensor):
         given.take("capacity", capacity, "experts", "whole")
         return capacity.long().clamp(min=0)
-    if isinstance(capacity, Sequence) and not isinstance(capacity, str):
+    numpys = getattr(capacity, "ndim", 0) == 1  # whose arrays are no sequences
+    if not isinstance(capacity, (int, str)) and (isinstance(capacity, Sequence) or numpys):
         if len(capacity) != experts:
             raise ValueError(f"capacity: has {len(capacity)} experts, but scores has {experts}")
         each = [whole(f"capacity[{expert}]", size, 0, MOST) for expert, size in enumerate(capacity)]

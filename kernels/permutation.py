@@ -70,7 +70,7 @@ def combine(rows: Tensor, place: Tensor, weights: Tensor) -> Tensor:
 
 @torch.library.custom_op("equipoise::dispatch", mutates_args=())
 def _dispatch(x: Tensor, experts: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    sure(experts < count, f"experts: must be below count, {count}")
+    sure("experts", experts, experts < count, f"below count, {count}", "raise count, or pass −1 for an unfilled slot")
     if uses_triton(x):
         from . import triton_permutation
 
@@ -109,7 +109,7 @@ _dispatch.register_autograd(_dispatch_backward, setup_context=_keep_place)
 
 @torch.library.custom_op("equipoise::combine", mutates_args=())
 def _combine(rows: Tensor, place: Tensor, weights: Tensor) -> Tensor:
-    sure(place < len(rows), f"place: must be below the number of rows, {len(rows)}")
+    sure("place", place, place < len(rows), f"below the number of rows, {len(rows)}", "pass all rows of the dispatch")
     if uses_triton(rows):
         from . import triton_permutation
 
@@ -205,5 +205,6 @@ def _slots(place: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     number = torch.arange(len(flat), device=place.device)
     slot = number.new_full((rows + 1,), -1).scatter_(0, torch.where(flat < 0, rows, flat.to(torch.int64)), number)
     again = slot.index_select(0, flat.clamp_min(0)) == number if rows else number >= 0
-    sure(again | (flat < 0), "place: must not name a row twice")
+    once = (again | (flat < 0)).view(place.shape)
+    sure("place", place, once, "a row that no other slot has", "place must not name a row twice")
     return slot[:rows].clamp_min(0), slot[:rows] < 0

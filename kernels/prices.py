@@ -51,9 +51,10 @@ def quantile_prices(
     """
     start, size, wanted, rounds = asked(scores, k, capacity, prices, iterations, valid, group)
     flag("clip", clip)
-    if group is None:
-        return _quantile_prices(scores.detach(), start, size, wanted, rounds, valid, clip)
-    return _rounds(scores.detach(), start, size, wanted, rounds, valid, clip, Ranks(group))
+    if group is not None and not torch.compiler.is_compiling():  # a group that has no name will do
+        return _rounds(scores.detach(), start, size, wanted, rounds, valid, clip, Ranks(group))
+    name = None if group is None else group.group_name
+    return _quantile_prices(scores.detach(), start, size, wanted, rounds, valid, clip, name)
 
 
 def asked(
@@ -83,18 +84,32 @@ def asked(
 
 @torch.library.custom_op("equipoise::quantile_prices", mutates_args=())
 def _quantile_prices(
-    scores: Tensor, prices: Tensor, places: Tensor, k: int, iterations: int, valid: Tensor | None, clip: bool
+    scores: Tensor,
+    prices: Tensor,
+    places: Tensor,
+    k: int,
+    iterations: int,
+    valid: Tensor | None,
+    clip: bool,
+    group: str | None = None,
 ) -> Tensor:
-    if uses_triton(scores):
+    if group is None and uses_triton(scores):
         from . import triton_routing
 
         return triton_routing.quantile_prices(scores, prices.clone(), places, k, iterations, valid, clip)
-    return _rounds(scores, prices.clone(), places, k, iterations, valid, clip, Ranks())
+    return _rounds(scores, prices.clone(), places, k, iterations, valid, clip, Ranks.named(group))
 
 
 @_quantile_prices.register_fake
 def _(
-    scores: Tensor, prices: Tensor, places: Tensor, k: int, iterations: int, valid: Tensor | None, clip: bool
+    scores: Tensor,
+    prices: Tensor,
+    places: Tensor,
+    k: int,
+    iterations: int,
+    valid: Tensor | None,
+    clip: bool,
+    group: str | None = None,
 ) -> Tensor:
     return torch.empty_like(prices)
 

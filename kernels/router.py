@@ -14,7 +14,6 @@ The choice is always by scores − prices; the methods differ in how prices come
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .checks import Inputs, flag, whole
+from .checks import Inputs, flag, number, whole
 from .loads import keep_best, load_of
 from .routing import capped_route, interior_prices, quantile_prices, topk_route
 
@@ -95,20 +94,20 @@ class BalancedRouter(nn.Module):
     ) -> None:
         super().__init__()
         self.experts = whole("experts", experts, 1)
-        self.k = whole("k", k, 1, experts, ", the experts there are")
+        self.k = whole("k", k, 1, self.experts, ", the experts there are")
         self.balance = _one_of("balance", balance, get_args(Balance))
         self.score = _one_of("score", score, get_args(Score))
         self.shared = whole("shared", shared, 0)
         if capacity_factor is None and balance == "capped":
             capacity_factor = 1.0
-        self.capacity_factor = None if capacity_factor is None else _number("capacity_factor", capacity_factor, 1.0)
+        self.capacity_factor = None if capacity_factor is None else number("capacity_factor", capacity_factor, 1.0)
         self.iterations = ROUNDS.get(balance, 1) if iterations is None else whole("iterations", iterations, 1)
-        self.step = _number("step", step, 0.0)
-        self.coefficient = _number("coefficient", coefficient, 0.0)
+        self.step = number("step", step, 0.0)
+        self.coefficient = number("coefficient", coefficient, 0.0)
         self.normalise = flag("normalise", normalise)
         self.group = group
-        self.gate = nn.Linear(whole("width", width, 1), experts, bias=False)
-        self.register_buffer("prices", torch.zeros(experts, dtype=torch.float32))
+        self.gate = nn.Linear(whole("width", width, 1), self.experts, bias=False)
+        self.register_buffer("prices", torch.zeros(self.experts, dtype=torch.float32))
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Routed:
         """Route a batch: x (tokens, width), valid (tokens,) bool, false for padding. See `Routed`.
@@ -259,11 +258,3 @@ def _one_of(name: str, value: Any, known: tuple[str, ...]) -> Any:
     if value not in known:
         raise ValueError(f"{name}: must be one of {', '.join(known)}, got {value!r}")
     return value
-
-
-def _number(name: str, value: Any, least: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}: must be a number, got {type(value).__name__}")
-    if not (math.isfinite(value) and value >= least):
-        raise ValueError(f"{name}: must be finite and at least {least:g}, got {value}")
-    return float(value)

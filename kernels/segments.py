@@ -69,12 +69,19 @@ class Groups:
         return values.new_zeros((self.count + 1, *values.shape[1:]))
 
 
-def sure(good: Tensor, text: str) -> None:
-    """Hold numbers against a rule: `ValueError` on the CPU; elsewhere an assertion on the device, so nothing waits."""
+def sure(name: str, values: Tensor, good: Tensor, rule: str, remedy: str) -> None:
+    """Hold numbers against a rule, which `good` says of each of them.
+
+    On the CPU `ValueError` with the first that breaks it; elsewhere an assertion on the device, so that nothing waits:
+    it names the argument, the rule and the remedy, and can name no number.
+    """
     if good.device.type != "cpu":
-        torch._assert_async(good.all(), text)  # pyright: ignore[reportPrivateImportUsage]
+        seen = f"{name}: must be {rule}: {remedy} (the same call on tensors of the CPU names the number)"
+        torch._assert_async(good.all(), seen)  # pyright: ignore[reportPrivateImportUsage]
     elif not bool(good.all()):
-        raise ValueError(text)
+        at = (~good).nonzero()[0].tolist()
+        where = f"{name}{at}" if at else name
+        raise ValueError(f"{where}: must be {rule}, got {values[tuple(at)].item()}: {remedy}")
 
 
 def nothing(flags: Tensor) -> bool:

@@ -32,6 +32,17 @@ class Ranks:
         self.group = group
         self.alone = group is None
 
+    @staticmethod
+    def named(group: str | None) -> Ranks:
+        """Those of the group that torch knows by this name: what an operator, which takes no groups, is told."""
+        if group is None:
+            return Ranks()
+        from torch.distributed.distributed_c10d import (
+            _resolve_process_group,  # pyright: ignore[reportPrivateImportUsage]
+        )
+
+        return Ranks(_resolve_process_group(group))  # pyright: ignore[reportArgumentType]
+
     def sum(self, counts: Tensor) -> Tensor:
         """Integers of all ranks, added up; `counts` itself is overwritten."""
         if not self.alone:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .choice import uses_triton
+
 ROUNDS = 16
 """Enough that pairs and triples out of the smallest domains come out evenly; twelve are too few for domains of five."""
 WALK = 8
@@ -31,6 +33,10 @@ def shuffled(index: Tensor, domain: Tensor, which: Tensor, seed: int) -> Tensor:
     """
     width, height = rectangle(domain)
     keys = _keys(seed, len(domain), domain.device)
+    if uses_triton(index):
+        from . import triton_shuffle
+
+        return triton_shuffle.shuffled(index, which, domain, width, height, keys, WALK)
     width, height, size = width[which], height[which], domain[which]
     number = _through(index, width, height, keys, which)
     for _ in range(WALK - 1):

@@ -12,15 +12,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .triton_numbers import PLAIN, compared, flags, floats, keys, on_its_device
+from .triton_numbers import PLAIN, chunk_of, compared, flags, floats, keys, on_its_device
 
-_COLUMN = 8192  # elements of a column that a program takes at once
 _BINS = 8192  # bins of the experts that a program counts for
 _SPAN = 2048  # tokens that a program counts
 
 
 @triton.jit
-def _claims(scores, inside, thresholds, valid, token, present, VALID: tl.constexpr, WIDE: tl.constexpr):
+def claims_of(scores, inside, thresholds, valid, token, present, VALID: tl.constexpr, WIDE: tl.constexpr):
     """Scores − thresholds as 32-bit codes in the order of unsigned integers, and which pairs are allowed.
 
     scores: where they are. inside: which of them are. token, present: whose thresholds, and which of those are.
@@ -35,7 +34,7 @@ def _claims(scores, inside, thresholds, valid, token, present, VALID: tl.constex
 
 
 @triton.jit
-def _column_digits(
+def column_digits(
     scores, thresholds, valid, expert, prefix, tokens, token_stride, expert_stride,
     SHIFT: tl.constexpr, WIDTH: tl.constexpr, VALID: tl.constexpr, WIDE: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
@@ -44,7 +43,7 @@ def _column_digits(
     for start in range(0, tokens, CHUNK):
         token = start + tl.arange(0, CHUNK).to(tl.int64)
         at = scores + token * token_stride + expert * expert_stride
-        code, counted = _claims(at, token < tokens, thresholds, valid, token, token < tokens, VALID, WIDE)
+        code, counted = claims_of(at, token < tokens, thresholds, valid, token, token < tokens, VALID, WIDE)
         if SHIFT + WIDTH < 32:
             counted = counted & ((code >> (SHIFT + WIDTH)) == prefix)
         counts += tl.histogram(((code >> SHIFT) & ((1 << WIDTH) - 1)).to(tl.int32), 1 << WIDTH, mask=counted)
@@ -68,17 +67,17 @@ def _column_prices(
     """Of one expert: the claim that as many larger ones precede as it has places, in three digits."""
     expert = tl.program_id(0).to(tl.int64)
     prefix = (expert * 0).to(tl.uint32)
-    counts = _column_digits(
+    counts = column_digits(
         scores, thresholds, valid, expert, prefix, tokens, token_stride, expert_stride, 21, 11, VALID, WIDE, CHUNK
     )
     callers = tl.sum(counts, 0)
     room = tl.load(places + expert)
     prefix, rank = narrowed(counts, prefix, tl.maximum(tl.minimum(room, callers - 1), 0) + 1, 11)
-    counts = _column_digits(
+    counts = column_digits(
         scores, thresholds, valid, expert, prefix, tokens, token_stride, expert_stride, 10, 11, VALID, WIDE, CHUNK
     )
     prefix, rank = narrowed(counts, prefix, rank, 11)
-    counts = _column_digits(
+    counts = column_digits(
         scores, thresholds, valid, expert, prefix, tokens, token_stride, expert_stride, 0, 10, VALID, WIDE, CHUNK
     )
     prefix, rank = narrowed(counts, prefix, rank, 10)
@@ -118,7 +117,7 @@ def _digit_histogram(
             if VALID:
                 counted = counted & (tl.load(valid + token, mask=token < tokens, other=0) != 0)
         else:
-            code, counted = _claims(at, inside, thresholds, valid, token, token < tokens, VALID, WIDE)
+            code, counted = claims_of(at, inside, thresholds, valid, token, token < tokens, VALID, WIDE)
         if SHIFT + WIDTH < 32:
             counted = counted & ((code >> (SHIFT + WIDTH)) == shared[None, :])
         digit = ((code >> SHIFT) & (BINS - 1)).to(tl.int32)
@@ -143,12 +142,11 @@ def column_prices(
     """
     experts, tokens = scores.shape
     updated = torch.empty(experts, dtype=prices.dtype, device=prices.device)
-    chunk = min(_COLUMN, max(triton.next_power_of_2(tokens), 256))
     if experts:
         _column_prices[(experts,)](
             scores, thresholds, flags(valid, scores), places.contiguous(), prices.contiguous(), updated,
             tokens, 1, tokens, VALID=valid is not None, WIDE=scores.dtype == torch.float64, CLIP=clip,
-            CHUNK=chunk, num_warps=16 if chunk == _COLUMN else 4, **PLAIN,
+            **chunk_of(tokens),
         )  # fmt: skip
     return updated
 

@@ -10,7 +10,7 @@ bits on every rank.
 # pyright: reportPossiblyUnboundVariable=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
 from collections.abc import Callable
 from functools import wraps
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 import triton
@@ -22,6 +22,8 @@ R = TypeVar("R")
 
 PLAIN = {"enable_fp_fusion": False}
 """Products are rounded before they are added, as torch does it, whatever Triton's default."""
+_ROWS = 512  # elements of rows that a warp takes at once
+_COLUMN = 8192  # elements of a column that a program takes at once
 
 
 @triton.jit
@@ -75,3 +77,15 @@ def on_its_device(function: Callable[Concatenate[Tensor, P], R]) -> Callable[Con
 def flags(valid: Tensor | None, other: Tensor) -> Tensor:
     """Padding as Triton reads it; some other tensor, unread, where there is none."""
     return other if valid is None else valid.contiguous().view(torch.uint8)
+
+
+def rows_of(experts: int) -> dict[str, Any]:
+    """How kernels are launched that keep whole rows of so many experts in registers; a program takes ROWS of them."""
+    block = triton.next_power_of_2(experts)
+    return {"ROWS": max(_ROWS // block, 1), "EXPERTS": block, "num_warps": min(max(block // 1024, 1), 16), **PLAIN}
+
+
+def chunk_of(tokens: int) -> dict[str, Any]:
+    """How kernels are launched that read columns of so many tokens from end to end, by chunks."""
+    chunk = min(_COLUMN, max(triton.next_power_of_2(tokens), 256))
+    return {"CHUNK": chunk, "num_warps": 16 if chunk == _COLUMN else 4, **PLAIN}

@@ -191,7 +191,7 @@ def combine_backward(grad: Tensor, rows: Tensor, place: Tensor, weights: Tensor)
             GRAD_STRIDE=grad.stride(0), STRIDE=rows.stride(0), WIDTH=rows.shape[1], SLOTS=slots,
             WIDE=_wide(rows, weights, grad), TOKENS=together, BLOCK=block, **_LAUNCH,
         )  # fmt: skip
-    sure(named < 2, "place: must not name a row twice")
+    sure("slots of a row", named, named < 2, "at most 1", "place must not name a row twice")
     if into_rows.numel():
         _clear[(triton.cdiv(len(rows), _CLEARED),)](
             into_rows, named, len(rows), WIDTH=rows.shape[1], ROWS=_CLEARED, BLOCK=block, **_LAUNCH

@@ -13,11 +13,9 @@ import triton.language as tl
 from torch import Tensor
 
 from .triton_columns import claim_histogram, column_prices, digit_histogram
-from .triton_numbers import PLAIN, compared, flags, floats, keys, on_its_device
+from .triton_numbers import compared, flags, floats, keys, on_its_device, rows_of
 
 __all__ = ["best", "claim_histogram", "digit_histogram", "quantile_prices", "row_thresholds", "topk_route"]
-
-_ROWS = 512  # elements of rows that a warp takes at once
 
 
 @triton.jit
@@ -125,10 +123,8 @@ def _launch_rows(
     if not tokens:
         return
     scores = scores if scores.stride(1) == 1 else scores.contiguous()
-    block = triton.next_power_of_2(experts)
-    rows = max(_ROWS // block, 1)
-    kernel[(triton.cdiv(tokens, rows),)](
+    rows = rows_of(experts)
+    kernel[(triton.cdiv(tokens, rows["ROWS"]),)](
         scores, prices.contiguous(), flags(valid, scores), result, tokens, experts, scores.stride(0), k,
-        VALID=valid is not None, WIDE=scores.dtype == torch.float64, ROWS=rows, EXPERTS=block,
-        num_warps=min(max(block // 1024, 1), 16), **PLAIN, **options,
+        VALID=valid is not None, WIDE=scores.dtype == torch.float64, **rows, **options,
     )  # fmt: skip

@@ -15,7 +15,14 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from equipoise.kernels import triton_capped, triton_permutation, triton_routing
+from equipoise.kernels import (
+    shuffle,
+    triton_capped,
+    triton_interior,
+    triton_permutation,
+    triton_routing,
+    triton_shuffle,
+)
 
 HOPPER = GPUTarget("cuda", 90, 32)
 SHARED = 227 * 1024  # bytes of shared memory that a program may have there
@@ -33,12 +40,13 @@ def compile_instead(kernel: Any, *given: Any, grid: Any, warmup: bool, **options
     signature, constants, aligned = {}, {}, {}
     for index, parameter in enumerate(kernel.params):
         value = named[parameter.name]
-        if parameter.is_constexpr or (isinstance(value, int) and value == 1):
+        plain = parameter.do_not_specialize
+        if parameter.is_constexpr or (isinstance(value, int) and value == 1 and not plain):
             signature[parameter.name], constants[parameter.name] = "constexpr", value
             continue
         whole = isinstance(value, int)
         signature[parameter.name] = ("i32" if value < 2**31 else "i64") if whole else f"*{NAMES[value.dtype]}"
-        if not whole or value % 16 == 0:
+        if not whole or (value % 16 == 0 and not plain):
             aligned[(index,)] = [["tt.divisibility", 16]]
     assert all(0 < size < 2**31 if axis == 0 else 0 < size < 2**16 for axis, size in enumerate(grid)), grid
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
@@ -53,18 +61,30 @@ def tensor(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 def routing(tokens: int, experts: int, k: int, dtype: torch.dtype) -> None:
-    """All that `triton_routing` and `triton_capped` launch."""
+    """All that `triton_routing` and `triton_interior` launch."""
     scores, prices = tensor(tokens, experts, dtype=dtype), tensor(experts)
     valid = tensor(tokens, dtype=torch.bool) if dtype == torch.float32 else None
     triton_routing.best(tensor(tokens, experts), min(experts, 48))
     places = tensor(experts, dtype=torch.int64)
     triton_routing.topk_route(scores, prices, k, valid)
     triton_routing.quantile_prices(scores, prices, places, k, 1, valid, clip=dtype == torch.float32)
-    claim, asked = tensor(tokens, k), tensor(tokens, k, dtype=torch.int64)
-    triton_capped.kept(claim, asked, tensor(tokens, k, dtype=torch.bool), places)
+    triton_interior.interior_prices(scores, prices, places, k, 2, valid)
     prefix = tensor(experts, dtype=torch.int32)
     triton_routing.claim_histogram(scores, tensor(tokens), prefix, 21, 11, valid)
     triton_routing.digit_histogram(tensor(tokens, experts, dtype=torch.int32), prefix, 4, 8, valid)
+
+
+def capped(tokens: int, experts: int, k: int, dtype: torch.dtype) -> None:
+    """All that `triton_capped` launches; the second round is not as the first."""
+    prices, places = tensor(experts), tensor(experts, dtype=torch.int64)
+    valid = tensor(tokens, dtype=torch.bool) if dtype == torch.float32 else None
+    triton_capped.capped_route(tensor(tokens, experts, dtype=dtype), prices, places, k, valid, 2, min(2 * k, experts))
+
+
+def drawing(entries: int, domains: int) -> None:
+    """All that `triton_shuffle` launches."""
+    index, size = tensor(entries, dtype=torch.int64), tensor(domains, dtype=torch.int64)
+    triton_shuffle.shuffled(index, index, size, size, size, tensor(shuffle.ROUNDS, domains, dtype=torch.int64), 8)
 
 
 def permutation(tokens: int, width: int, k: int, count: int, dtype: torch.dtype) -> None:
@@ -79,8 +99,15 @@ if __name__ == "__main__":
     with mock.patch.object(JITFunction, "run", compile_instead):
         routing(16384, 256, 8, torch.float32)
         routing(999, 33, 3, torch.bfloat16)
-        triton_routing.topk_route(tensor(64, 100, dtype=torch.float64), tensor(100, dtype=torch.float64), 1, None)
+        for size in ((16384, 256, 8, torch.float32), (999, 33, 3, torch.bfloat16), (1, 1, 1, torch.float16)):
+            capped(*size)
+        capped(4096, 1024, 40, torch.float32)
+        wide, exact = tensor(64, 100, dtype=torch.float64), tensor(100, dtype=torch.float64)
+        triton_routing.topk_route(wide, exact, 1, None)
+        triton_interior.interior_prices(wide, exact, tensor(100, dtype=torch.int64), 1, 1, None)
         triton_routing.digit_histogram(tensor(64, 100, dtype=torch.int32), tensor(100, dtype=torch.int32), 0, 16, None)
         permutation(2**20, 4096, 8, 256, torch.bfloat16)
         permutation(50, 1000, 3, 7, torch.float32)
+        drawing(2**20, 4096)
+        drawing(1, 1)
     print(compiled)

@@ -19,15 +19,21 @@ from torch import Tensor
 from equipoise.kernels import (
     capped,
     choice,
+    groups,
     order,
     permutation,
     routing,
     selection,
+    shuffle,
+    swaps,
     triton_capped,
+    triton_interior,
     triton_permutation,
     triton_routing,
+    triton_shuffle,
 )
 from equipoise.kernels.order import comparable, ordered_keys
+from equipoise.kernels.proposals import depth_of
 
 from .routing_cases import Case, random_case
 
@@ -143,6 +149,36 @@ def test_prices_are_those_of_torch(seed: int, clip: bool, by_torch: Callable[...
     assert got.dtype == want.dtype and torch.equal(got, want)
 
 
+@pytest.mark.parametrize("seed", range(24))
+def test_interior_prices_are_those_of_torch(seed: int, by_torch: Callable[..., Any]) -> None:
+    case, dtype = random_case(seed), DTYPES[seed % 4]
+    if not len(case.scores):
+        return
+    scores, start, valid = case.tensor(dtype), prices_for(case, dtype, seed), case.flags()
+    capacity = torch.tensor(case.capacity) - int(seed % 5 == 4)
+    want = by_torch(routing.interior_prices, scores, case.k, capacity, start, 2, valid)
+    got = launched(triton_interior.interior_prices, scores, start, capacity, case.k, 2, valid)
+    assert got.dtype == want.dtype and torch.equal(got, want)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(
+    "capacity",
+    [[100] * 6, [130] * 6, [700] * 6, [0, 0, 150, 150, 150, 150], [0, 0, 170, 170, 170, 170]],
+    ids=["nothing to spare", "some", "a place for everyone", "two closed", "two closed, some to spare"],
+)
+def test_interior_prices_of_several_chunks_are_those_of_torch(
+    capacity: list[int], tied: bool, by_torch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All scores alike: no claim is above what experts ask."""
+    monkeypatch.setattr("equipoise.kernels.triton_numbers._COLUMN", 256)
+    scores = torch.rand(300, 6, generator=torch.Generator().manual_seed(4)) + torch.arange(6) / 5
+    scores, start = torch.ones_like(scores) if tied else scores, torch.arange(6) / 20
+    want = by_torch(routing.interior_prices, scores, 2, capacity, start, 2)
+    got = launched(triton_interior.interior_prices, scores, start, torch.tensor(capacity), 2, 2, None)
+    assert torch.equal(got, want)
+
+
 @pytest.mark.parametrize("experts", [3, 70])
 def test_many_tokens_and_experts_take_several_programs(experts: int, by_torch: Callable[..., Any]) -> None:
     tokens = 9000 if experts < 10 else 300  # a column, a tile of rows and a span of tokens are shorter
@@ -182,19 +218,79 @@ def test_claims_are_counted_without_being_made(seed: int, by_torch: Callable[...
     assert torch.equal(launched(triton_routing.claim_histogram, scores, thresholds, prefix, 21, 11, valid), want)
 
 
+def the_same_route(
+    by_torch: Callable[..., Any], scores: Tensor, prices: Tensor, places: Tensor, k: int, valid: Any, rounds: int
+) -> None:
+    """Every number of a capped route, the sums in float64 too."""
+    want = by_torch(capped._capped_route, scores, prices, places, k, valid, rounds)
+    depth = depth_of(scores.shape[1], k, rounds)
+    got = launched(triton_capped.capped_route, scores, prices, places, k, valid, rounds, depth)
+    for one, other in zip(got[:4], want[:4], strict=True):
+        assert one.dtype == other.dtype and torch.equal(one, other)
+    for one, other in zip(got[4:], want[4:], strict=True):  # a GPU adds up in another order
+        torch.testing.assert_close(one, other, rtol=0 if DEVICE == "cpu" else 1e-12, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("seed", range(1, 31))
+def test_capped_routes_are_those_of_torch(seed: int, by_torch: Callable[..., Any]) -> None:
+    case, dtype = random_case(seed), DTYPES[seed % 3]
+    if not len(case.scores):
+        return
+    scores, prices = scores_of(case, dtype, seed), prices_for(case, dtype, seed)
+    places = torch.tensor(case.capacity) - seed % 3 // 2
+    if seed % 5 == 2:
+        prices[0] = (torch.nan, torch.inf, -torch.inf)[seed % 3]
+        places[0] = 0 if seed % 2 == 0 else places[0]
+    the_same_route(by_torch, scores, prices, places, case.k, case.flags(), (1, 2, 5)[seed % 3])
+
+
+@pytest.mark.parametrize("seed", [4, 5, 12, 14, 18, 22, 26, 34, 37, 60])
+def test_routes_that_need_swaps_are_those_of_torch(seed: int, by_torch: Callable[..., Any]) -> None:
+    """With k near the number of experts and hardly a place to spare: several swaps are asked for at once, and some of
+    them would be at one expert, of one mover, or for the last place of one target. 18, 60: there is still room for
+    tokens that miss places, which must not move."""
+    tokens, experts, k = ((40, 8, 6), (60, 7, 5), (30, 12, 10), (24, 6, 4))[seed % 4]
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(tokens, experts, generator=generator)
+    scores = scores.mul(4).round() if seed % 2 else scores
+    if seed % 3 == 0:
+        scores[torch.rand(scores.shape, generator=generator) < 0.1] = -torch.inf
+    prices, places = torch.zeros(experts), torch.full((experts,), -(-tokens * k // experts))
+    prices[0] = -2
+    asked: list[Tensor] = []
+
+    def watched(wanted: swaps.Swaps, room: Tensor) -> swaps.Swaps:
+        asked.append(wanted.heard.sum())
+        return compatible(wanted, room)
+
+    compatible = swaps._compatible
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(swaps, "_compatible", watched)
+        the_same_route(by_torch, scores, prices, places, k, None, 1 if seed in (18, 60) else 3)
+    assert asked and max(asked) > (seed not in (18, 60))
+
+
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("tokens", [0, 1, 30, 700])
-def test_kept_proposals_are_those_of_torch(tokens: int, tied: bool, by_torch: Callable[..., Any]) -> None:
-    generator = torch.Generator().manual_seed(tokens)
-    for count in (1, 2, 5):
-        experts = torch.randint(0, count, (tokens, 3), generator=generator)
-        claim = torch.randn(tokens, 3, generator=generator)
-        claim = claim.mul(2).round() if tied else claim
-        claim[torch.rand(tokens, 3, generator=generator) < 0.1] = torch.inf
-        there = torch.rand(tokens, 3, generator=generator) < 0.7
-        places = torch.randint(0, 3 * tokens // count + 2, (count,), generator=generator)
-        want = by_torch(capped._kept, experts, claim, there, places)
-        assert torch.equal(launched(triton_capped.kept, claim, experts, there, places), want)
+def test_columns_of_several_chunks_keep_what_torch_keeps(
+    tied: bool, by_torch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("equipoise.kernels.triton_numbers._COLUMN", 256)
+    scores = torch.rand(700, 3, generator=torch.Generator().manual_seed(1))
+    scores = scores.mul(8).round() if tied else scores
+    the_same_route(by_torch, scores, torch.tensor([0.1, 0.0, 0.2]), torch.full((3,), 470), 2, None, 2)
+
+
+@pytest.mark.parametrize("size", [1, 2, 13, 652, 1601, 2**52])
+def test_draws_go_where_torch_sends_them(size: int, by_torch: Callable[..., Any]) -> None:
+    """Of two sizes, one of them with cells beyond, so that walks are of several steps."""
+    sizes = torch.tensor([size, 7])
+    which = torch.arange(600) % 2
+    generator = torch.Generator().manual_seed(size % 2**31)
+    index = (torch.rand(600, generator=generator, dtype=torch.float64) * sizes[which]).long()
+    want = by_torch(shuffle.shuffled, index, sizes, which, 2**62 + 5)
+    keys = shuffle._keys(2**62 + 5, 2, sizes.device)
+    got = launched(triton_shuffle.shuffled, index, which, sizes, *shuffle.rectangle(sizes), keys, shuffle.WALK)
+    assert torch.equal(got, want)
 
 
 def drawn(name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
@@ -253,13 +349,14 @@ X, TOP = torch.zeros(4, 3, device=DEVICE), torch.zeros(4, 2, dtype=torch.int64, 
 OPERATORS: dict[str, tuple[str, Callable[[], Any]]] = {
     "topk_route": ("triton_routing.topk_route", lambda: routing.topk_route(X, X[0], 2)),
     "quantile_prices": ("triton_routing.quantile_prices", lambda: routing.quantile_prices(X, 2, 4)),
-    "capped_route": ("triton_routing.best", lambda: routing.capped_route(X, X[0], 2, 4)),
-    "capped_route, what is kept": ("triton_capped.kept", lambda: routing.capped_route(X, X[0], 2, 4)),
-    "interior_prices": ("triton_routing.row_thresholds", lambda: routing.interior_prices(X, 2, 4)),
+    "capped_route": ("triton_capped.capped_route", lambda: routing.capped_route(X, X[0], 2, 4)),
+    "capped_route, float64": ("triton_routing.best", lambda: routing.capped_route(X.double(), X[0], 2, 4)),
+    "interior_prices": ("triton_interior.interior_prices", lambda: routing.interior_prices(X, 2, 4)),
     "digit_histogram": (
         "triton_routing.digit_histogram",
         lambda: selection.digit_histogram(X.int(), X[0].int(), 0, 8),
     ),
+    "draw_by_budget": ("triton_shuffle.shuffled", lambda: groups.draw_by_budget(TOP[0] + 9, TOP[0] + 2, 4, 0)),
     "dispatch": ("triton_permutation.dispatch", lambda: permutation.dispatch(X, TOP, 3)),
     "combine": ("triton_permutation.combine", lambda: permutation.combine(X, TOP, X[:, :2])),
     "combine, backward": (

@@ -174,6 +174,18 @@ def test_every_place_is_filled_even_at_poor_prices(skew: float, clip: bool) -> N
         assert route.complete and route.load.tolist() == [128] * 16
 
 
+@pytest.mark.parametrize("seed", [*range(24), 27, 34])
+def test_where_no_look_ends_the_rounds_the_route_is_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device a look would have to wait, so that all rounds are run, by no token too."""
+    case = random_case(seed)
+    route, _ = routed(case, seed)
+    for module in ("proposals", "swaps", "interior"):
+        monkeypatch.setattr(f"equipoise.kernels.{module}.nothing", lambda _: False)
+    again, _ = routed(case, seed)
+    for one, same in zip(route, again, strict=True):
+        assert torch.equal(one, same)
+
+
 def test_too_little_room_in_a_tensor_is_counted() -> None:
     route = capped_route(torch.rand(10, 4), torch.zeros(4), 2, torch.tensor([3, 3, 0, 0]))
     assert route.unfilled == 14 and not route.complete
@@ -187,7 +199,17 @@ def test_a_price_that_is_no_number_closes_its_expert() -> None:
     route = capped_route(scores, prices, 1, 3)
     assert route.load.tolist() == [3, 0, 3] and route.complete
     assert route.bound.isnan(), "such prices prove nothing"
+    assert capped_route(scores, prices, 1, [3, 0, 3]).bound.isnan(), "nor where the expert has no place"
     assert torch.equal(route.experts, capped_route(scores, torch.tensor([0.0, math.inf, 0.0]), 1, 3).experts)
+
+
+def test_endless_prices_leave_claims_that_are_numbers() -> None:
+    """The differences of two infinite ones would be none."""
+    scores = torch.rand(30, 4, generator=torch.Generator().manual_seed(11))
+    endless, huge = torch.tensor([-math.inf, -math.inf, 0.0, 0.0]), torch.tensor([-3e38, -3e38, 0.0, 0.0])
+    for k, capacity in ((1, 8), (2, 15), (3, 23)):
+        route = capped_route(scores, endless, k, capacity)
+        assert route.complete and torch.equal(route.experts, capped_route(scores, huge, k, capacity).experts)
 
 
 def test_with_room_for_all_the_route_is_top_k() -> None:

@@ -268,15 +268,27 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     ),
     "real counts": (lambda: repeat_by_budget(REWARDS, REWARDS, 3), TypeError, "counts: must be int32 or int64"),
     "a negative total": (lambda: repeat_by_budget(SIZES, NUMBERS, -1), ValueError, "total: must be at least 0, got -1"),
-    "a negative count": (lambda: repeat_by_budget(SIZES, -NUMBERS, 3), ValueError, "counts: must be at least 0"),
+    "a negative count": (
+        lambda: repeat_by_budget(SIZES, -NUMBERS, 3),
+        ValueError,
+        r"counts\[0\]: must be at least 0, got -3",
+    ),
     "rewards that are whole": (lambda: group_advantages(PROMPT, PROMPT, 3), TypeError, "rewards: must be floating"),
     "prompts of other samples": (lambda: group_advantages(REWARDS, SIZES, 3), ValueError, "prompt: has 3 samples"),
-    "a prompt too many": (lambda: group_advantages(REWARDS, PROMPT, 2), ValueError, "prompt: must be below prompts, 2"),
+    "a prompt too many": (
+        lambda: group_advantages(REWARDS, PROMPT, 2),
+        ValueError,
+        r"prompt\[3\]: must be below prompts, 2, got 2: raise prompts",
+    ),
     "no such baseline": (lambda: group_advantages(REWARDS, PROMPT, 3, "max"), ValueError, "baseline: .* got 'max'"),  # pyright: ignore
     "eps below 0": (lambda: group_advantages(REWARDS, PROMPT, 3, eps=-1.0), ValueError, "eps: .* got -1.0"),
     "eps not a number": (lambda: group_advantages(REWARDS, PROMPT, 3, eps=math.nan), ValueError, "eps: .* got nan"),
     "sizes of other groups": (lambda: draw_by_budget(SIZES, PROMPT, 3, 1), ValueError, "counts: has 6 groups"),
-    "a negative size": (lambda: draw_by_budget(-SIZES, NUMBERS, 3, 1), ValueError, "sizes: must be from 0"),
+    "a negative size": (
+        lambda: draw_by_budget(-SIZES, NUMBERS, 3, 1),
+        ValueError,
+        r"sizes\[0\]: must be from 0 to 2⁵², got -9",
+    ),
     "a negative seed": (lambda: draw_by_budget(SIZES, NUMBERS, 3, -1), ValueError, "seed: must be from 0"),
 }
 
@@ -286,6 +298,21 @@ def test_bad_input_is_refused_in_words(name: str) -> None:
     call, kind, words = WRONG[name]
     with pytest.raises(kind, match=words):
         call()
+
+
+def test_rewards_of_any_magnitude_are_told_apart() -> None:
+    """Their squares are beyond every float, or below; and so are sums of the largest."""
+    prompt = torch.zeros(4, dtype=torch.int64)
+    wanted = group_advantages(torch.tensor([1.0, -1.0, 0.0, 1.0], dtype=torch.float64), prompt, 1, eps=0.0)
+    for size in (1.4e308, 1e200, 1e-200, 2.0**-900):
+        rewards = torch.tensor([size, -size, 0.0, size], dtype=torch.float64)
+        assert torch.allclose(group_advantages(rewards, prompt, 1, eps=0.0), wanted, rtol=1e-12, atol=0)
+        plain = group_advantages(rewards, prompt, 1, scale=False)
+        assert torch.allclose(plain / size, torch.tensor([0.75, -1.25, -0.25, 0.75]).double(), rtol=1e-12, atol=0)
+    rewards = torch.tensor([1e200, 0.0, 1e-3, 0.0], dtype=torch.float64)
+    beside = group_advantages(rewards, torch.tensor([0, 0, 1, 1]), 2)
+    alone = group_advantages(rewards[2:], torch.tensor([0, 0]), 1)
+    assert torch.equal(beside[2:], alone) and beside[:2].tolist() == pytest.approx([math.sqrt(0.5), -math.sqrt(0.5)])
 
 
 def test_advantages_say_that_they_have_no_gradient() -> None:
@@ -298,7 +325,7 @@ def test_counts_whose_sum_no_integer_holds_are_cut_as_others_are() -> None:
     assert repeat_by_budget(torch.arange(3), torch.tensor([1, 2**63 - 1, 1]), 4).prompt.tolist() == [0, 1, 1, 1]
     drawn = draw_by_budget(torch.tensor([3] * 4), torch.tensor([2**62] * 4), 4, 0).tolist()
     assert sorted(drawn[:3]) == [0, 1, 2] and drawn[3] == -1
-    with pytest.raises(ValueError, match="sizes: must add up to"):
+    with pytest.raises(ValueError, match=r"rows of all sizes: must be at most 2⁶², got 1\.35.*: draw"):
         draw_by_budget(torch.tensor([2**52] * 3000), torch.tensor([0] * 2999 + [2]), 2, 0)
 
 

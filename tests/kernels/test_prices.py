@@ -188,7 +188,7 @@ def divided(seed: int) -> dict[str, Any]:
     }
 
 
-def test_two_ranks_find_the_prices_of_all_their_tokens(tmp_path: Path) -> None:
+def test_two_ranks_find_the_prices_of_all_their_tokens_compiled_or_not(tmp_path: Path) -> None:
     cases = [divided(seed) for seed in range(40)]
     given, meeting = tmp_path / "cases.pt", tmp_path / "meeting"
     torch.save(cases, given)

@@ -370,9 +370,9 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 1.5}, "k: must be a whole number, got float"),
-        ({"capacity_factor": "1"}, "capacity_factor: must be a number, got str"),
-        ({"step": True}, "step: must be a number, got bool"),
+        ({"k": 1.5}, "k: must be a whole number, got float: pass an int"),
+        ({"capacity_factor": "1"}, "capacity_factor: must be a number, got str: pass a float"),
+        ({"step": True}, "step: must be a number, got bool: pass a float"),
     ],
 )
 def test_options_of_another_type_are_refused(options: dict[str, Any], message: str):
