@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -20,7 +21,7 @@ from ..server.workers.engines import Engine, checked, open_workers
 from ..server.workers.pool import Workers
 from ..solvers.control import Method, Options
 from ..solvers.solve import Solver
-from ..specs.errors import EquipoiseError, UnsupportedError
+from ..specs.errors import EquipoiseError, ServiceError, UnsupportedError
 from ..specs.spec import Plan, Spec
 from .asked import task
 from .batch.pace import Pace
@@ -33,6 +34,8 @@ CHUNKS_PER_WORKER = 2
 """Chunks in flight: one that is solved, and one that waits so that nobody has to."""
 AHEAD = 4
 """Chunks per worker that are read before the caller has taken the plans of the first of them."""
+LOOK = 1.0
+"""Seconds between two looks at whether anybody is left to tell of plans."""
 LAST_GRACE = 10.0
 """Seconds that workers have to end."""
 
@@ -136,8 +139,10 @@ class _Pool:
     def __init__(self, opened: Callable[[], Workers], options: Options) -> None:
         self._opened, self._options = opened, wire.options(options)
         self._told = queue.SimpleQueue[list[Outcome] | _Ended]()
+        self._broken: Exception | None = None  # what reading the specs raised, for after the outcomes of those before
         self._loop = asyncio.new_event_loop()
         self._over = asyncio.Event()
+        self._starting: asyncio.Future[None] | None = None
         self._ready = Future[Workers]()
         self._thread = threading.Thread(target=self._live, name="equipoise-workers", daemon=True)
 
@@ -155,7 +160,7 @@ class _Pool:
                     sent, running = sent + len(numbers), running + 1
             if not running:
                 continue
-            told = self._told.get()
+            told = self._next()
             if isinstance(told, _Ended):
                 if told.error is not None:
                     raise told.error
@@ -168,34 +173,58 @@ class _Pool:
                     break
                 taken += 1
                 yield number, held.pop(number)
+        if self._broken is not None:
+            raise self._broken
+
+    def _next(self) -> list[Outcome] | _Ended:
+        """What is told next, however long it takes. Raises `ServiceError` where nothing comes any more."""
+        while True:
+            with suppress(queue.Empty):
+                return self._told.get(timeout=LOOK)
+            if not self._thread.is_alive():
+                raise ServiceError(
+                    "the thread of the workers is not in this process: it was forked; call solve_many there, anew"
+                )
 
     def _may_send(self, ahead: int, pace: Pace) -> bool:
         return ahead < AHEAD * self._workers.count * pace.tasks
 
     def _chunk(self, source: Iterator[tuple[int, Spec[Any]]], most: int) -> tuple[list[int], pb.Chunk]:
-        """The next specs, and their positions. Raises `SpecError` for what is no spec."""
+        """The next specs, and their positions; none after one that could not be read, or is no spec."""
         chunk, numbers, size = pb.Chunk(options=self._options, form=pb.FORM_PLAN), list[int](), 0
-        for number, spec in islice(source, most):
-            document = b"".join(wire.spec_fields(task(spec, "solve_many")))
-            chunk.items.add().document.MergeFromString(document)
-            numbers.append(number)
-            size += len(document)
-            if size >= CHUNK_BYTES:
-                break
+        try:
+            for number, spec in islice(source, most if self._broken is None else 0):
+                document = b"".join(wire.spec_fields(task(spec, "solve_many")))
+                chunk.items.add().document.MergeFromString(document)
+                numbers.append(number)
+                size += len(document)
+                if size >= CHUNK_BYTES:
+                    break
+        except Exception as error:
+            self._broken = error
         return numbers, chunk
 
     async def _solve(self, chunk: pb.Chunk, numbers: Sequence[int]) -> None:
-        left = iter(numbers)
-
-        def told(results: Sequence[pb.Result]) -> None:
-            self._told.put([(next(left), _outcome(result)) for result in results])
-
         error: BaseException | None = None
         try:
-            await self._workers.solve_all(chunk, told)
+            await self._solve_part(chunk, deque(numbers))
         except BaseException as raised:
             error = raised
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
         self._told.put(_Ended(error))
+
+    async def _solve_part(self, chunk: pb.Chunk, left: deque[int]) -> None:
+        def told(results: Sequence[pb.Result]) -> None:
+            self._told.put([(left.popleft(), _outcome(result)) for result in results])
+
+        def back(part: pb.Chunk) -> None:
+            others = deque(left.pop() for _ in part.items)
+            others.reverse()
+            group.create_task(self._solve_part(part, others))
+
+        async with asyncio.TaskGroup() as group:
+            await self._workers.solve_all(chunk, told, back)
 
     # -- the thread of the workers -----------------------------------------------------------------------------------
 
@@ -210,8 +239,13 @@ class _Pool:
 
     def __exit__(self, *error: object) -> None:
         with suppress(RuntimeError):  # the loop is closed: what was to start did not
-            self._loop.call_soon_threadsafe(self._over.set)
+            self._loop.call_soon_threadsafe(self._end)
         self._thread.join(LAST_GRACE)
+
+    def _end(self) -> None:
+        self._over.set()
+        if self._starting is not None:
+            self._starting.cancel()
 
     def _live(self) -> None:
         try:
@@ -222,7 +256,8 @@ class _Pool:
     async def _serve(self) -> None:
         try:
             workers = self._opened()
-            await workers.start()
+            self._starting = asyncio.ensure_future(workers.start())
+            await self._starting
         except BaseException as error:
             self._ready.set_exception(error)
             return

@@ -142,10 +142,12 @@ class Batch:
 
     async def _solve(self, entries: Sequence[Ready]) -> None:
         self._keep([], [entry.failed for entry in entries if entry.failed is not None])
-        left = deque(entry for entry in entries if entry.item is not None)
         chunk = pb.Chunk(options=self._options, form=pb.FORM_RECORD, check=self._check)
-        chunk.items.extend(entry.item for entry in left if entry.item is not None)
+        chunk.items.extend(entry.item for entry in entries if entry.item is not None)
+        if chunk.items:
+            await self._solve_chunk(chunk, deque(entry for entry in entries if entry.item is not None))
 
+    async def _solve_chunk(self, chunk: pb.Chunk, left: deque[Ready]) -> None:
         def told(results: Sequence[pb.Result]) -> None:
             solved, failed = list[Solved](), list[Failed]()
             for result in results:
@@ -157,8 +159,13 @@ class Batch:
                     failed.append(_failed(entry.place, entry.digest, _error(result), kind, name))
             self._keep(solved, failed)
 
-        if left:
-            await self._workers.solve_all(chunk, told)
+        def back(part: pb.Chunk) -> None:
+            others = deque(left.pop() for _ in part.items)
+            others.reverse()
+            group.create_task(self._solve_chunk(part, others))
+
+        async with asyncio.TaskGroup() as group:
+            await self._workers.solve_all(chunk, told, back)
 
     def _keep(self, solved: Sequence[Solved], failed: Sequence[Failed]) -> None:
         if solved:

@@ -32,7 +32,9 @@ class Files:
         """
         self.arguments = [os.fspath(argument) for argument in arguments]
         beside = ("", *_BESIDE_RESULTS)
-        self._left_out = frozenset(os.path.realpath(f"{path}{suffix}") for path in leave_out for suffix in beside)
+        # Beside the file that a link leads to, not beside the link.
+        results = [os.path.realpath(path) for path in leave_out]
+        self._left_out = frozenset(os.path.realpath(f"{path}{suffix}") for path in results for suffix in beside)
         if not self.arguments:
             raise SpecError(f"no source is named: name {_KNOWN} on standard input")
         if self.arguments.count(STDIN) > 1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -98,6 +99,9 @@ class Output:
                 self._failures.close()
             if finished:
                 self._finish()
+            elif self._earlier.outdated.any():  # it stays for now, and counts no more
+                with suppress(SpecError):
+                    self._count(self._earlier.outdated)
         finally:
             self._lock.release()
 

@@ -188,17 +188,24 @@ def _entered(
             yield inside, below, seen.add(real, pattern, below)
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, say: no reason to pass over all that stands beside it
+        return False
+
+
 def _listed(path: str, pattern: Pattern, states: frozenset[int]) -> _Listing:
     files, folders, links, troubles, results = list[str](), list[str](), set[str](), dict[str, str](), set[str]()
     with os.scandir(path or os.curdir) as entries:
         for entry in entries:
             name = entry.name
-            if entry.is_dir():
+            if _is_folder(entry):
                 if pattern.leads_on(states, name):
                     folders.append(name)
             elif pattern.takes(states, name):
                 files.append(name)
-                if not entry.is_file():
+                if not os.path.isfile(entry.path):
                     missing = entry.is_symlink() and not os.path.exists(entry.path)
                     troubles[name] = "is a link to nothing" if missing else "is not a regular file"
             if entry.is_symlink():

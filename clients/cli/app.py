@@ -12,7 +12,7 @@ import typer
 
 from ...solvers.control import Method
 from ..failures import CHECK_FAILED
-from .terminal import DEBUG, answering, leave, messages, results, tell
+from .terminal import DEBUG, answering, leave, messages, open_streams, results, tell
 
 EXAMPLES = Path(__file__).parents[2] / "specs" / "examples" / "minimal"
 
@@ -390,6 +390,7 @@ def token(
 
 def main() -> None:
     """Run the command line."""
+    open_streams()
     try:
         app()
     except SystemExit as end:

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from ...specs.errors import EquipoiseError
 from ..batch.driver import Batch
 from ..batch.sources import Sources
-from .figures import duration
+from .figures import counted, duration
 
 REFRESH, LOGGED = 0.2, 10.0
 """Seconds between two looks: on a terminal, and in a log."""
@@ -127,14 +127,14 @@ def line(stand: Stand, rate: float) -> str:
     if stand.closing:
         return f"{stand.done:,} done; finishing the output"
     if not stand.batch.started:
-        return f"{stand.done:,} done before" if stand.done else f"starting {stand.workers:,} workers"
+        return f"{stand.done:,} done before" if stand.done else f"starting {counted(stand.workers, 'worker')}"
     total = stand.total
     parts = [f"{stand.done:,}" + ("" if total is None else f" of {total:,}")]
     parts.append(f"{rate:,.0f}/s" if rate >= 10 or not rate else f"{rate:.2g}/s")
     if failed := stand.batch.failures:
         parts.append(f"{failed:,} failed")
     if stand.lost:
-        parts.append(f"{stand.lost:,} workers lost")
+        parts.append(f"{counted(stand.lost, 'worker')} lost")
     if total is not None and rate:
         parts.append(f"{duration(max(total - stand.done, 0) / rate)} left")
     return "   ".join(parts)

@@ -13,19 +13,20 @@ from ...solvers.records import line
 from ..batch.outputs import Output
 from ..batch.tally import Kind
 from .batch_progress import Stand
-from .figures import duration, percent
+from .figures import counted, duration, percent
 from .terminal import plain
 
 NO_KIND = "(no kind)"
 WIDE = 120
-"""Columns of a table that no terminal limits."""
+"""Columns that a table may take, however many the terminal has."""
+LONGEST = 40
+"""Characters of a kind in a table: a document may say any."""
 
 
 def print_summary(console: Console, output: Output, stand: Stand, plots: Sequence[Path], interrupted: bool) -> None:
     """Print all that came of a batch, earlier runs of it included."""
     tally = output.tally
-    if not console.is_terminal:  # a file is as wide as its lines
-        console.width = max(console.width, WIDE)
+    console.width = max(console.width, WIDE)  # a narrow terminal folds lines, which cuts no figure off
     console.print(_headline(output, stand), soft_wrap=True)
     if tally.kinds:
         console.print()
@@ -43,7 +44,7 @@ def print_summary(console: Console, output: Output, stand: Stand, plots: Sequenc
     for label, path in [*files, *(("plot", path) for path in plots)]:
         console.print(f"{label:<9} {plain(str(path))}", soft_wrap=True)
     if interrupted:
-        left = "" if stand.total is None else f" with {stand.total - stand.done:,} specs left"
+        left = "" if stand.total is None else f" with {counted(stand.total - stand.done, 'spec')} left"
         console.print(f"stopped{left}; the same command with --resume goes on", soft_wrap=True)
 
 
@@ -78,8 +79,8 @@ def _headline(output: Output, stand: Stand) -> str:
     rate = stand.fresh / stand.seconds
     pace = f", {rate:,.0f} per second" if rate >= 10 else ""
     lost = f", {stand.lost:,} of them lost" if stand.lost else ""
-    workers = f"{stand.workers:,} worker{'s' if stand.workers != 1 else ''}{lost}"
-    return f"{tally.done:,} specs: {', '.join(parts)}; {duration(stand.seconds)} with {workers}{pace}"
+    workers = f"{counted(stand.workers, 'worker')}{lost}"
+    return f"{counted(tally.done, 'spec')}: {', '.join(parts)}; {duration(stand.seconds)} with {workers}{pace}"
 
 
 def _kinds(kinds: dict[str | None, Kind]) -> Table:
@@ -87,9 +88,14 @@ def _kinds(kinds: dict[str | None, Kind]) -> Table:
     for name, kind in sorted(kinds.items(), key=lambda item: item[0] or "~"):
         gaps = [_quantile(kind.gap, share, percent) for share in (0.5, 0.99, 1.0)]
         times = [_quantile(kind.seconds, share, duration) for share in (0.5, 0.99)]
-        label = NO_KIND if name is None else plain(name)
+        label = NO_KIND if name is None else _label(name)
         table.add_row(label, f"{kind.solved:,}", f"{kind.failed:,}", *gaps, *times)
     return table
+
+
+def _label(name: str) -> str:
+    shown = plain(name).replace("\n", " ")
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
 
 
 def _quantile(spread: Any, share: float, shown: Any) -> str:

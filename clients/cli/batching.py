@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from ..batch.sources import Sources
 from ..failures import INTERRUPTED
 from .batch_progress import BatchProgress, Stand
 from .batch_summary import print_summary, summary_document
+from .interrupt import notify, quit_at_once
 
 NOTICE = "\nstopping; what is done is kept, and --resume goes on. Ctrl-C again to quit at once\n"
 
@@ -103,10 +103,10 @@ def _stoppable(running: asyncio.Future[None]) -> Iterator[None]:
 
     def stop() -> None:
         if running.cancelled() or stopped:
-            os._exit(INTERRUPTED)
+            quit_at_once()
         stopped.append(True)
-        os.write(2, NOTICE.encode())
         running.cancel()
+        notify(NOTICE)
 
     stopped = list[bool]()
     signals = (signal.SIGINT, signal.SIGTERM)

@@ -27,6 +27,11 @@ def number(value: float, digits: int = DIGITS) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def counted(count: int, noun: str) -> str:
+    """So many of something: `1 worker`, `2,000 workers`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def distinct(one: float, other: float) -> tuple[str, str]:
     """Two numbers to as many digits as tell them apart, within reason."""
     for digits in range(DIGITS, 13):

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from ..failures import INTERRUPTED
 
@@ -30,11 +30,10 @@ class Interrupt:
     def _press(self, number: int, frame: FrameType | None) -> None:
         # Neither buffered streams nor locks may be touched here: the program may hold them.
         if self.requested:
-            _write("\x1b[?25h" if os.isatty(2) else "")  # a live display hides the cursor
-            os._exit(INTERRUPTED)
+            quit_at_once()
         self.requested = True
         if not self.announced:
-            _write(f"\n{NOTICE}\n" if os.isatty(2) else f"{NOTICE}\n")
+            notify(f"\n{NOTICE}\n" if os.isatty(2) else f"{NOTICE}\n")
 
     def __enter__(self) -> Self:
         if self._mine:
@@ -48,6 +47,13 @@ class Interrupt:
             signal.signal(signal.SIGINT, self._before)
 
 
-def _write(text: str) -> None:
+def quit_at_once() -> NoReturn:
+    """End the process, whatever it does."""
+    notify("\x1b[?25h" if os.isatty(2) else "")  # a live display hides the cursor
+    os._exit(INTERRUPTED)
+
+
+def notify(text: str) -> None:
+    """Write to standard error past its buffers, if anybody listens."""
     with contextlib.suppress(OSError):  # nobody listens
         os.write(2, text.encode())

@@ -42,6 +42,19 @@ def messages() -> Console:
     return _Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
+def open_streams() -> None:
+    """Have all three standard streams, empty where they are closed: else the first file that is opened, results maybe,
+    gets the number of one, and with it what is written there."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # which gets the lowest number that is free: this one
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115  # it stays
+
+
 def plain(text: str) -> str:
     """A text from a file, without what would steer the terminal: other than line ends, only what can be seen."""
     return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in text)

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,9 @@ TOLD_EVERY = 0.02
 """Seconds that a result waits for others, at most, before all of them are told."""
 MANY_BYTES = 2**22
 """Bytes of results that wait for no others."""
+SLICE = 1.0
+"""Seconds after which a worker gives back what it has not begun of a chunk: it is larger than was thought, and others
+may have nothing to do."""
 CHECK_FAILED = "CHECK_FAILED"
 """The reason of a plan that breaks its spec, or whose certificate claims what does not hold."""
 
@@ -97,12 +101,13 @@ def solve_chunk(
     add: Callable[[pb.Result], None],
     stopped: Callable[[], bool],
 ) -> None:
-    """Add the result of each task; none of those after it was told to stop, or after a backend did not.
+    """Add the result of each task; none of those after it was told to stop, after a backend did not, or after as much
+    time as a chunk may take: whoever asked asks for them again.
 
     Every task gets a solver of its own: what one leaves behind must not decide which of two equally good plans the
     next one gets.
     """
-    read = _Reader(limits)
+    read, latest = _Reader(limits), time.monotonic() + SLICE
     for item in chunk.items:
         result = pb.Result()
         try:
@@ -118,7 +123,7 @@ def solve_chunk(
         if stopped():
             return
         add(result)
-        if abandoned():
+        if abandoned() or time.monotonic() > latest:
             return
 
 

@@ -41,9 +41,10 @@ def checked(engine: str, workers: int | None, memory: int | None, address: str |
         raise UnsupportedError(f"engine: must be 'local' or 'ray', got {shown(engine)}")
     if engine == "local" and address is not None:
         raise UnsupportedError(f"address: {shown(address)} is one of a cluster; it goes with engine 'ray'")
-    whole = workers is None or (isinstance(workers, int) and not isinstance(workers, bool))
-    if not whole or (workers is not None and not 1 <= workers <= MOST_WORKERS):
+    if workers is not None and not (_is_whole(workers) and 1 <= workers <= MOST_WORKERS):
         raise UnsupportedError(f"workers: must be a whole number from 1 to {MOST_WORKERS:,}, got {shown(workers)}")
+    if memory is not None and not _is_whole(memory):
+        raise UnsupportedError(f"worker memory: must be a whole number of bytes, got {shown(memory)}")
     if memory is not None and memory < LEAST_MEMORY:
         least = LEAST_MEMORY // 2**20
         raise UnsupportedError(f"worker memory: a worker needs at least {least} MiB, got {memory:,} bytes")
@@ -51,6 +52,10 @@ def checked(engine: str, workers: int | None, memory: int | None, address: str |
         from .ray_cluster import require_ray
 
         require_ray()
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool)
 
 
 def open_workers(

@@ -34,6 +34,9 @@ BACKOFF = 0.1, 30.0
 """Seconds between the starts of a worker that does not live: at first, and at most; twice as long each time."""
 STEADY = 10.0
 """Seconds that a worker lives, or else it counts as one that does not."""
+STARTS = 5
+"""Starts of each worker that may fail in a row before chunks are refused: whoever has many tasks can wait for a worker,
+and who has one is told at once."""
 _log = logging.getLogger(__name__)
 
 
@@ -76,6 +79,7 @@ class Workers:
         self._numbers = itertools.count()
         self._closing = False
         self._failure: Exception | None = None  # why the last start failed, until one succeeds
+        self._failures = 0  # starts that failed since
 
     @property
     def running(self) -> int:
@@ -176,41 +180,58 @@ class Workers:
         task = self._task(Kind.CHECK, request, within, CALLERS, None)
         return await self._answer(task), task.seconds
 
-    async def solve_all(self, chunk: Chunk, told: Callable[[Sequence[Result]], None]) -> None:
+    async def solve_all(
+        self,
+        chunk: Chunk,
+        told: Callable[[Sequence[Result]], None],
+        back: Callable[[Chunk], None] | None = None,
+    ) -> None:
         """Solve many tasks with one worker; `told` gets their results in order, some at a time, as they come.
+
+        back: gets the last tasks of a chunk that takes longer than it should, where another worker may have them: they
+        are the caller's again. All are for the one worker, if absent.
 
         No task costs another its result: where a worker dies, the tasks that had none yet are tried once more, each
         alone. One that loses its worker twice, or has outlasted its time limit and does not stop, gets that as its
         result. Raises `Refused` where no worker can be started or the line is full. Cancelling it frees the worker.
         """
-        done, error = await self._attempt(chunk, told)
-        left = chunk.items[done:]
-        if not left:
-            return
-        if isinstance(error, WorkerLost):
-            hopeless = error.memory and len(chunk.items) == 1
-            if hopeless:
+        while True:
+            done, error = await self._attempt(chunk, told)
+            left = chunk.items[done:]
+            if isinstance(error, WorkerLost) and left:
+                if error.memory and len(chunk.items) == 1:
+                    told([_failed(error)])
+                    return
+                while left:
+                    await self._alone(_part(chunk, left[:1]), told)
+                    left = self._shared(chunk, left[1:], back)
+                return
+            if left and error is not None:  # of the first without a result: the others were waiting for that one
                 told([_failed(error)])
-            for item in () if hopeless else left:
-                await self._alone(_part(chunk, [item]), told)
-            return
-        if isinstance(error, SolveTimeout):  # of the first without a result: the others were waiting for that one
-            told([_failed(error)])
-            left = left[1:]
-        elif error is not None:
-            raise error
-        elif not done:  # its backend does not stop, and it has said nothing: not to be tried for ever
-            told([_failed(WorkerLost("a worker process gave a task up, and said nothing"))])
-            left = left[1:]
-        if left:
-            await self.solve_all(_part(chunk, left), told)
+                left = left[1:]
+            elif left and not done:  # its backend does not stop, and it has said nothing: not to be tried for ever
+                told([_failed(WorkerLost("a worker process gave a task up, and said nothing"))])
+                left = left[1:]
+            if not left:
+                return
+            chunk = _part(chunk, self._shared(chunk, left, back))
+
+    def _shared(self, chunk: Chunk, left: Sequence[Item], back: Callable[[Chunk], None] | None) -> Sequence[Item]:
+        """What of the tasks that are left stays here: half of them go back where other workers have nothing to do."""
+        if back is None or self.waiting or not len(left) > 1 < self.count:
+            return left
+        half = (len(left) + 1) // 2
+        back(_part(chunk, left[half:]))
+        return left[:half]
 
     async def _alone(self, chunk: Chunk, told: Callable[[Sequence[Result]], None]) -> None:
         done, error = await self._attempt(chunk, told)
         if not done:
             told([_failed(error or WorkerLost("a worker process gave a task up, and said nothing"))])
 
-    async def _attempt(self, chunk: Chunk, told: Callable[[Sequence[Result]], None]) -> tuple[int, Exception | None]:
+    async def _attempt(
+        self, chunk: Chunk, told: Callable[[Sequence[Result]], None]
+    ) -> tuple[int, WorkerLost | SolveTimeout | None]:
         """How many results a worker gave, and what stopped it from giving the others."""
         done = 0
 
@@ -229,7 +250,7 @@ class Workers:
 
     def _task(self, kind: Kind, request: bytes, within: float | None, priority: int, report: Report | None) -> Task:
         loop = asyncio.get_running_loop()
-        self._check(len(request))
+        self._check(kind, len(request))
         deadline = None if within is None else loop.time() + within
         return Task(priority, next(self._numbers), request, deadline, report, loop.create_future(), kind)
 
@@ -251,12 +272,16 @@ class Workers:
             if timer is not None:
                 timer.cancel()
 
-    def _check(self, size: int) -> None:
+    def _check(self, kind: Kind, size: int) -> None:
         if self._closing or not self._keepers:
             raise _closed()
-        if self._failure is not None and not self._alive:
+        if self._failure is not None and self._hopeless(kind):
             raise _none(self._failure)
         self._line.check(size)
+
+    def _hopeless(self, kind: Kind) -> bool:
+        """Whether a request is not to wait for a worker any more: there is none, and none can be started."""
+        return not self._alive and self._failures >= (STARTS * self.count if kind == Kind.CHUNK else 1)
 
     def _leave_line(self, task: Task, why: str) -> None:
         if self._line.leave(task):
@@ -295,11 +320,14 @@ class Workers:
         except Exception as error:  # whatever it is, it is tried again
             _log.error("no worker: %s", error, exc_info=not isinstance(error, EquipoiseError))
             self._failure = error
-            if not self._alive:
-                for task in self._line.clear():
+            self._failures += 1
+            for task in self._line.clear():
+                if self._hopeless(task.kind):
                     task.fail(_none(error))
+                else:
+                    self._line.join(task)
             return None
-        self._failure = None
+        self._failure, self._failures = None, 0
         return worker
 
     async def _employ(self, worker: Worker) -> None:

@@ -25,6 +25,8 @@ from .worker import GRACE, READING, STARTUP, Report, Worker, WorkerLost, WorkerS
 
 COMMAND = (sys.executable, "-P", "-m", f"{__package__}.child")
 """What runs in a worker; its one argument is the `Setup`."""
+STILL = 1.0
+"""Seconds that a limit is found to be over too late, from which on it says nothing of the worker."""
 _DEATH = 1.0
 """Seconds that a process has to end after its socket did."""
 
@@ -113,6 +115,8 @@ class WorkerProcess(Worker):
                 return await self._answer(report)
         except TimeoutError:
             self.kill()
+            if kind == Kind.CHUNK and self._stood_still():
+                raise WorkerLost("this process stood still for longer than a worker may take to answer") from None
             raise SolveTimeout(
                 "no answer in time, and the worker did not stop when it was told to: it was ended"
             ) from None
@@ -188,6 +192,12 @@ class WorkerProcess(Worker):
         """The next results have to come within so many seconds."""
         self._pace = asyncio.get_running_loop().time() + seconds
         self._set_clock()
+
+    def _stood_still(self) -> bool:
+        """Whether the time ran out while nothing ran here, stopped by Ctrl-Z or with the whole machine: what the worker
+        said may wait in the socket."""
+        when = None if self._clock is None else self._clock.when()
+        return when is not None and asyncio.get_running_loop().time() > when + STILL
 
     def _set_clock(self) -> None:
         if self._clock is not None and not self._clock.expired():
