@@ -42,12 +42,17 @@ _STYLE: Any = {
 }
 
 
-def require_matplotlib() -> None:
-    """Raises `UnsupportedError` where it is not installed."""
+def prepare(folder: Path) -> None:
+    """Make the folder for pictures where it is missing. Raises `UnsupportedError` without matplotlib, and `SpecError`
+    where there can be no folder."""
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
         raise UnsupportedError("pictures need matplotlib: pip install 'equipoise[plot]'") from None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(f"{folder}: cannot be a folder for pictures: {error.strerror or error}") from None
 
 
 def draw(results: Path | Iterable[Result], folder: Path) -> list[Path]:
@@ -57,15 +62,10 @@ def draw(results: Path | Iterable[Result], folder: Path) -> list[Path]:
     where it is missing. Raises `UnsupportedError` without matplotlib, and `SpecError` for results that cannot be read
     or pictures that cannot be written.
     """
-    require_matplotlib()
+    prepare(folder)
     import matplotlib as mpl
 
     sweeps = gather(results)
-    if sweeps:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SpecError(f"{folder}: cannot be a folder for pictures: {error.strerror or error}") from None
     written, names = list[Path](), set[str]()
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # a name in a script that the font has not

@@ -256,6 +256,7 @@ def test_a_sweep_gives_a_result_for_each_point_and_a_plot(tmp_path: Path) -> Non
         (["fine.yaml", "-o", "out.jsonl", "--address", "auto"], "ray"),
         (["fine.yaml", "-o", "out.jsonl", "--threads", "0"], "threads"),
         (["fine.yaml", "-o", "fine.yaml"], "written by this batch"),
+        (["fine.yaml", "-o", "out.jsonl", "--plot", "fine.yaml"], "folder for pictures"),
         (["fine.yaml", "-o", "there.jsonl"], "--resume"),
     ],
 )
