@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import textwrap
 import warnings
@@ -42,17 +43,21 @@ _STYLE: Any = {
 }
 
 
-def prepare(folder: Path) -> None:
-    """Make the folder for pictures where it is missing. Raises `UnsupportedError` without matplotlib, and `SpecError`
-    where there can be no folder."""
+def require(folder: Path) -> None:
+    """Raises `UnsupportedError` without matplotlib, and `SpecError` for what can be no folder of pictures."""
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
         raise UnsupportedError("pictures need matplotlib: pip install 'equipoise[plot]'") from None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SpecError(f"{folder}: cannot be a folder for pictures: {error.strerror or error}") from None
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise _no_folder(folder, f"{there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise _no_folder(folder, f"{there} cannot be written to")
+
+
+def _no_folder(folder: Path, why: str) -> SpecError:
+    return SpecError(f"{folder}: cannot be a folder for pictures: {why}; name another")
 
 
 def draw(results: Path | Iterable[Result], folder: Path) -> list[Path]:
@@ -62,10 +67,15 @@ def draw(results: Path | Iterable[Result], folder: Path) -> list[Path]:
     where it is missing. Raises `UnsupportedError` without matplotlib, and `SpecError` for results that cannot be read
     or pictures that cannot be written.
     """
-    prepare(folder)
+    require(folder)
     import matplotlib as mpl
 
     sweeps = gather(results)
+    if sweeps:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _no_folder(folder, error.strerror or str(error)) from None
     written, names = list[Path](), set[str]()
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # a name in a script that the font has not

@@ -17,7 +17,7 @@ from ...solvers.control import Options
 from ...solvers.solve import Solver
 from ..batch.driver import Batch
 from ..batch.outputs import Output
-from ..batch.plots import draw, prepare
+from ..batch.plots import draw, require
 from ..batch.sources import Sources
 from ..failures import INTERRUPTED
 from .batch_progress import BatchProgress, Stand
@@ -48,7 +48,7 @@ class BatchCommand:
         Solver(self.options)  # refuses what no spec could be solved with
         checked(self.engine, self.workers, self.worker_memory, self.address)
         if self.plot is not None:
-            prepare(self.plot)
+            require(self.plot)
         sources = Sources(self.sources, leave_out=[self.out])
         with Output(self.out, self._promised(), self.resume, self.retry_failed) as output:
             stand = Stand()
