@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack, overload
 from ..server.protocol import wire
 from ..server.protocol.failures import from_status, read_infeasible
 from ..server.workers import chunks_pb2 as pb
-from ..server.workers.engines import Engine, checked, open_workers
+from ..server.workers.engines import CHUNKS_OF_A_WORKER, Engine, checked, open_workers
 from ..server.workers.pool import Workers
 from ..solvers.control import Method, Options
 from ..solvers.solve import Solver
@@ -109,7 +109,8 @@ def solve_many(
     if errors not in ("raise", "return"):
         raise UnsupportedError(f"errors: must be 'raise' or 'return', got {errors!r}")
     checked(engine, workers, worker_memory, address)
-    opened = partial(open_workers, engine, workers, memory=worker_memory, address=address, most_waiting=None)
+    limits = {"memory": worker_memory, "most_waiting": None, "recycle_after": CHUNKS_OF_A_WORKER}
+    opened = partial(open_workers, engine, workers, address=address, **limits)
     return _solutions(specs, opened, options, ordered, errors == "raise")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ...server.workers.engines import Engine, checked, open_workers
+from ...server.workers.engines import CHUNKS_OF_A_WORKER, Engine, checked, open_workers
 from ...solvers.control import Options
 from ...solvers.solve import Solver
 from ..batch.driver import Batch
@@ -81,6 +81,7 @@ class BatchCommand:
             address=self.address,
             on_lost=lost,
             most_waiting=None,  # the batch itself sees to a bound
+            recycle_after=CHUNKS_OF_A_WORKER,
         )
         stand.workers = workers.count
         batch = Batch(sources, output, workers, self.options, check=self.check, elsewhere=self.engine == "ray")

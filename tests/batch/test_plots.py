@@ -345,7 +345,7 @@ def test_without_sweeps_there_are_no_pictures_and_no_folder(tmp_path: Path) -> N
 
 def test_a_folder_that_cannot_be_one_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(eq.SpecError, match="file: cannot be a folder for pictures: .*file is a file"):
+    with pytest.raises(eq.SpecError, match=r"file: cannot be a folder for pictures: .*file is a file"):
         draw([result({"a": 1}, 1.0)], tmp_path / "file")
 
 
