@@ -13,19 +13,15 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from inspect import signature
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.clients.batch.driver import CHUNKS_PER_WORKER
 from equipoise.clients.batch.pace import MOST, Pace
+from equipoise.clients.batch.sharing import CHUNKS_OF_A_WORKER, CHUNKS_PER_WORKER
 from equipoise.server.workers.chunks import TOLD_EVERY
-from equipoise.server.workers.pool import Workers
 
-RECYCLED = signature(Workers).parameters["recycle_after"].default
-"""Chunks after which a worker is replaced by a fresh one."""
 LOOKS = 10
 """Messages of one chunk that are told apart, at most; more of them come together, at their summed cost."""
 
@@ -224,7 +220,7 @@ class Simulation:
 
     def _finished(self, chunk: _Chunk, worker: int) -> None:
         self._served[worker] += 1
-        if self._served[worker] % RECYCLED:
+        if self._served[worker] % CHUNKS_OF_A_WORKER:
             self._idle.append((worker, self._now))
         else:
             self._replace(worker)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -15,9 +14,8 @@ from itertools import islice
 from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack, overload
 
 from ..server.protocol import wire
-from ..server.protocol.failures import from_status, read_infeasible
 from ..server.workers import chunks_pb2 as pb
-from ..server.workers.engines import CHUNKS_OF_A_WORKER, Engine, checked, open_workers
+from ..server.workers.engines import Engine, checked
 from ..server.workers.pool import Workers
 from ..solvers.control import Method, Options
 from ..solvers.solve import Solver
@@ -25,13 +23,10 @@ from ..specs.errors import EquipoiseError, ServiceError, UnsupportedError
 from ..specs.spec import Plan, Spec
 from .asked import task
 from .batch.pace import Pace
+from .batch.sharing import CHUNK_BYTES, CHUNKS_PER_WORKER, error_of, open_many, solve_shared
 
 P = TypeVar("P", bound=Plan)
 
-CHUNK_BYTES = 16 * 2**20
-"""Bytes of specs that go to a worker at once; one spec may be larger."""
-CHUNKS_PER_WORKER = 2
-"""Chunks in flight: one that is solved, and one that waits so that nobody has to."""
 AHEAD = 4
 """Chunks per worker that are read before the caller has taken the plans of the first of them."""
 LOOK = 1.0
@@ -109,8 +104,7 @@ def solve_many(
     if errors not in ("raise", "return"):
         raise UnsupportedError(f"errors: must be 'raise' or 'return', got {errors!r}")
     checked(engine, workers, worker_memory, address)
-    limits = {"memory": worker_memory, "most_waiting": None, "recycle_after": CHUNKS_OF_A_WORKER}
-    opened = partial(open_workers, engine, workers, address=address, **limits)
+    opened = partial(open_many, engine, workers, worker_memory, address)
     return _solutions(specs, opened, options, ordered, errors == "raise")
 
 
@@ -208,24 +202,13 @@ class _Pool:
     async def _solve(self, chunk: pb.Chunk, numbers: Sequence[int]) -> None:
         error: BaseException | None = None
         try:
-            await self._solve_part(chunk, deque(numbers))
+            await solve_shared(self._workers, chunk, numbers, self._tell)
         except BaseException as raised:
             error = raised
-            while isinstance(error, BaseExceptionGroup):
-                error = error.exceptions[0]
         self._told.put(_Ended(error))
 
-    async def _solve_part(self, chunk: pb.Chunk, left: deque[int]) -> None:
-        def told(results: Sequence[pb.Result]) -> None:
-            self._told.put([(left.popleft(), _outcome(result)) for result in results])
-
-        def back(part: pb.Chunk) -> None:
-            others = deque(left.pop() for _ in part.items)
-            others.reverse()
-            group.create_task(self._solve_part(part, others))
-
-        async with asyncio.TaskGroup() as group:
-            await self._workers.solve_all(chunk, told, back)
+    def _tell(self, found: Sequence[tuple[int, pb.Result]]) -> None:
+        self._told.put([(number, _outcome(result)) for number, result in found])
 
     # -- the thread of the workers -----------------------------------------------------------------------------------
 
@@ -269,10 +252,6 @@ class _Pool:
 
 
 def _outcome(result: pb.Result) -> Plan | EquipoiseError:
-    match result.WhichOneof("outcome"):
-        case "plan":
-            return wire.read_plan(result.plan, wire.Limits())
-        case "infeasible":
-            return read_infeasible(result.infeasible)
-        case _:
-            return from_status(result.failure)
+    if result.WhichOneof("outcome") == "plan":
+        return wire.read_plan(result.plan, wire.Limits())
+    return error_of(result)

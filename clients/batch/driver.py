@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ...server.protocol import wire
-from ...server.protocol.failures import Refused, from_status, read_infeasible
+from ...server.protocol.failures import Refused
 from ...server.workers import chunks_pb2 as pb
 from ...server.workers.chunks import CHECK_FAILED
 from ...server.workers.pool import Workers
@@ -27,16 +25,13 @@ from ..failures import failure_of
 from .feed import Feed
 from .outputs import Failed, Output, Solved
 from .pace import Pace
+from .sharing import CHUNK_BYTES, CHUNKS_PER_WORKER, error_of, first_of, solve_shared
 from .tasks import Place, Task, Unread
 
-CHUNK_BYTES = 16 * 2**20
-"""Bytes of tasks in one chunk; one alone may be larger."""
 MOST_BYTES = 2**30
 """Bytes of tasks in all chunks in flight; one alone may be larger."""
 READ_AGAIN = 2**16
 """Characters of a task up to which it is read here for its name, if the worker that should have told it died."""
-CHUNKS_PER_WORKER = 2
-"""Chunks in flight: one that is solved, and one that waits so that nobody has to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +97,7 @@ class Batch:
                     solving = group.create_task(self._solve(entries))
                     solving.add_done_callback(lambda _, size=size: room.give(size))
         except BaseExceptionGroup as errors:
-            raise _first(errors) from None
+            raise first_of(errors) from None
         finally:
             feed.close()
 
@@ -142,30 +137,21 @@ class Batch:
 
     async def _solve(self, entries: Sequence[Ready]) -> None:
         self._keep([], [entry.failed for entry in entries if entry.failed is not None])
+        ready = [entry for entry in entries if entry.item is not None]
         chunk = pb.Chunk(options=self._options, form=pb.FORM_RECORD, check=self._check)
-        chunk.items.extend(entry.item for entry in entries if entry.item is not None)
-        if chunk.items:
-            await self._solve_chunk(chunk, deque(entry for entry in entries if entry.item is not None))
+        chunk.items.extend(entry.item for entry in ready if entry.item is not None)
+        if ready:
+            await solve_shared(self._workers, chunk, ready, self._told)
 
-    async def _solve_chunk(self, chunk: pb.Chunk, left: deque[Ready]) -> None:
-        def told(results: Sequence[pb.Result]) -> None:
-            solved, failed = list[Solved](), list[Failed]()
-            for result in results:
-                entry = left.popleft()
-                if result.WhichOneof("outcome") == "record":
-                    solved.append(_solved(entry, result))
-                else:
-                    kind, name = (result.kind, result.name) if result.kind else _known(entry)
-                    failed.append(_failed(entry.place, entry.digest, _error(result), kind, name))
-            self._keep(solved, failed)
-
-        def back(part: pb.Chunk) -> None:
-            others = deque(left.pop() for _ in part.items)
-            others.reverse()
-            group.create_task(self._solve_chunk(part, others))
-
-        async with asyncio.TaskGroup() as group:
-            await self._workers.solve_all(chunk, told, back)
+    def _told(self, found: Sequence[tuple[Ready, pb.Result]]) -> None:
+        solved, failed = list[Solved](), list[Failed]()
+        for entry, result in found:
+            if result.WhichOneof("outcome") == "record":
+                solved.append(_solved(entry, result))
+            else:
+                kind, name = (result.kind, result.name) if result.kind else _known(entry)
+                failed.append(_failed(entry.place, entry.digest, error_of(result), kind, name))
+        self._keep(solved, failed)
 
     def _keep(self, solved: Sequence[Solved], failed: Sequence[Failed]) -> None:
         if solved:
@@ -206,12 +192,6 @@ def _solved(entry: Ready, result: pb.Result) -> Solved:
     )
 
 
-def _error(result: pb.Result) -> EquipoiseError:
-    if result.WhichOneof("outcome") == "infeasible":
-        return read_infeasible(result.infeasible)
-    return from_status(result.failure)
-
-
 def _known(entry: Ready) -> tuple[str, str]:
     """The kind and the name of a task whose worker could not tell them any more; nothing of one that does not parse, or
     that would take long to."""
@@ -232,14 +212,6 @@ def _failed(place: Place, digest: bytes, error: EquipoiseError, kind: str, name:
     return Failed(
         place, digest, kind or None, name or None, failure.type, failure.message, failure.code, failure.details
     )
-
-
-def _first(errors: BaseExceptionGroup[Any]) -> BaseException:
-    """The first error of several that came at once: the others follow from the same cause."""
-    first: BaseException = errors
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first
 
 
 def _printable(text: str) -> str:

@@ -12,12 +12,13 @@ from typing import Any
 
 from rich.console import Console
 
-from ...server.workers.engines import CHUNKS_OF_A_WORKER, Engine, checked, open_workers
+from ...server.workers.engines import Engine, checked
 from ...solvers.control import Options
 from ...solvers.solve import Solver
 from ..batch.driver import Batch
 from ..batch.outputs import Output
 from ..batch.plots import draw, require
+from ..batch.sharing import open_many
 from ..batch.sources import Sources
 from ..failures import INTERRUPTED
 from .batch_progress import BatchProgress, Stand
@@ -74,15 +75,7 @@ class BatchCommand:
         def lost(_: str) -> None:
             stand.lost += 1
 
-        workers = open_workers(
-            self.engine,
-            self.workers,
-            memory=self.worker_memory,
-            address=self.address,
-            on_lost=lost,
-            most_waiting=None,  # the batch itself sees to a bound
-            recycle_after=CHUNKS_OF_A_WORKER,
-        )
+        workers = open_many(self.engine, self.workers, self.worker_memory, self.address, lost)
         stand.workers = workers.count
         batch = Batch(sources, output, workers, self.options, check=self.check, elsewhere=self.engine == "ray")
         stand.batch = batch
@@ -103,7 +96,7 @@ def _stoppable(running: asyncio.Future[None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
-        if running.cancelled() or stopped:
+        if stopped:
             quit_at_once()
         stopped.append(True)
         running.cancel()

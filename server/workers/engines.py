@@ -16,8 +16,6 @@ Engine = Literal["local", "ray"]
 LEAST_MEMORY = 512 * 2**20
 """Bytes that a worker needs to be of use: it takes half of them before it solves anything."""
 MOST_WORKERS = 10_000
-CHUNKS_OF_A_WORKER = 20_000
-"""Chunks after which a worker of a batch is replaced: a chunk is some 50 ms of work, and a start takes seconds."""
 
 
 def cores() -> int:
